@@ -1,0 +1,72 @@
+"""Episodes: what an agent that follows a policy sees, one step after another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One run from reset to end. With T actions there are T + 1 states.
+
+    Attributes:
+        states: s_0 ... s_T [T + 1]. actions: a_0 ... a_{T-1} [T].
+        rewards: r_0 ... r_{T-1} [T], where r_t follows action a_t.
+        terminated: the last state is terminal (its value is 0).
+        truncated: a time limit cut the episode (the last state still has a value).
+    """
+
+    states: Int[np.ndarray, " states"]
+    actions: Int[np.ndarray, " T"]
+    rewards: Float[np.ndarray, " T"]
+    terminated: bool
+    truncated: bool
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+def sample_episode(
+    env: Any,
+    policy: Float[np.ndarray, "S A"],
+    *,
+    generator: np.random.Generator,
+    max_steps: int = 10_000,
+) -> Episode:
+    """Run one episode of a gymnasium environment with discrete spaces under a policy.
+
+    Args:
+        env: any environment whose observations and actions are integers from 0.
+        policy: π(a|s), one row per state.
+        generator: draws the actions and the environment's seed.
+        max_steps: the episode is truncated after so many actions.
+    """
+    cumulative = policy.cumsum(axis=1)
+    state, _ = env.reset(seed=int(generator.integers(2**31)))
+    states, actions, rewards = [int(state)], [], []
+    terminated = truncated = False
+    while not (terminated or truncated):
+        draw = generator.random() * cumulative[states[-1], -1]
+        action = int(np.searchsorted(cumulative[states[-1]], draw, side="right"))
+        state, reward, terminated, truncated, _ = env.step(action)
+        states.append(int(state))
+        actions.append(action)
+        rewards.append(float(reward))
+        truncated = truncated or (len(actions) >= max_steps and not terminated)
+    return Episode(np.array(states), np.array(actions), np.array(rewards), terminated, truncated)
+
+
+def discounted_return(rewards: Sequence[float] | np.ndarray, *, gamma: float) -> float:
+    """The return of one episode: G_0 = r_0 + γ r_1 + γ² r_2 + ...
+
+    Computed backwards by G_t = r_t + γ G_{t+1}.
+
+    Book: 02_gridworld. Source: Sutton and Barto (2018), equations 3.8 and 3.9.
+    """
+    total = 0.0
+    for reward in reversed(list(rewards)):
+        total = reward + gamma * total
+    return float(total)
