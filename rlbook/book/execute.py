@@ -82,6 +82,7 @@ def execute_notebook(
             timeout=cell_timeout if preset == "cpu" else None,
             store_widget_state=False,
             record_timing=False,
+            coalesce_streams=True,  # how a stream was cut depends on timing
             resources={"metadata": {"path": str(path.resolve().parent)}},
             on_cell_executed=count,
         )

@@ -4,6 +4,7 @@ nbval compares a notebook with a fresh run, and passes where nothing is there to
 notebook with cleared outputs would pass. These rules close that door and a few more.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from rlbook.book.execute import WIDGET, code_cells, machine_paths, text_of
+from rlbook.book.execute import IGNORE, WIDGET, code_cells, machine_paths, text_of
 from rlbook.book.manifest import Book, BookError
 
 MAX_BYTES = 1_500_000
@@ -87,10 +88,30 @@ def _about_code(cell: NotebookNode) -> Iterator[str]:
     for key in ("execution", "ExecuteTime"):
         if key in cell.metadata:
             yield f"timing metadata {key!r}: run it with `rlbook run`"
-    for tag in FORBIDDEN_TAGS.intersection(cell.metadata.get("tags", [])):
+    if not cell.outputs and _says_something(cell.source) and IGNORE not in _tags(cell):
+        yield "it prints or shows something, but its output was cleared: run it with `rlbook run`"
+    for tag in FORBIDDEN_TAGS.intersection(_tags(cell)):
         yield f"the tag {tag!r} keeps the cell from being validated"
     if "# NBVAL_" in cell.source:
         yield "an NBVAL comment: use the tag nbval-ignore-output"
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def _says_something(source: str) -> bool:
+    """True where a statement of the cell itself, not of a function in it, prints or shows."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a magic command
+        return False
+    calls = [s.value.func for s in statements if _is_call(s)]
+    return any(isinstance(f, ast.Name) and f.id in ("print", "show_figure") for f in calls)
+
+
+def _is_call(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
 
 
 def _about_output(output: NotebookNode) -> Iterator[str]:

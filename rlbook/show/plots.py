@@ -6,6 +6,7 @@ the notebook through ``show_figure``, which asks for its alt text.
 
 import functools
 import io
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.path import Path
 
+from rlbook.show import chapter_map
 from rlbook.tabular import maps
 from rlbook.tabular.gridworld import MOVES, GridWorld
 
@@ -127,19 +131,19 @@ def plot_grid(
     _draw_cells(grid, ax, V, limits)
     _outline_terminals(grid, ax)
     dark = _dark_cells(V, limits)
-    for s, (row, column) in enumerate(grid.cells):
+    for s, (row, column) in enumerate(grid.cells.tolist()):
         ink = "white" if dark is not None and dark[s] and not grid.terminal[s] else "black"
         symbol = grid.symbols[row, column]
         if grid.terminal[s]:
             ax.text(column, row, symbol, ha="center", va="center", weight="bold", color="white")
             continue
         if V is not None:
-            below = 0.28 if policy is not None else 0.0
+            below = 0.35 if policy is not None else 0.0
             size = 10 if policy is None else 8
             ax.text(
                 column,
                 row + below,
-                f"{V[s] + 0.0:.{decimals}f}",
+                _number(V[s], decimals),
                 ha="center",
                 va="center",
                 color=ink,
@@ -148,7 +152,7 @@ def plot_grid(
         elif symbol != maps.FLOOR and policy is None:
             ax.text(column, row, symbol, ha="center", va="center", color=ink)
         if policy is not None:
-            _draw_arrows(ax, row - (0.12 if V is not None else 0.0), column, policy[s], ink)
+            _draw_arrows(ax, row - (0.14 if V is not None else 0.0), float(column), policy[s], ink)
     if path is not None:
         rows, columns = grid.cells[list(path)].T
         ax.plot(columns, rows, color=ORANGE, linewidth=3, marker="o", markersize=5, alpha=0.9)
@@ -178,21 +182,21 @@ def plot_action_values(
     norm = plt.Normalize(Q[live].min(), max(Q[live].max(), Q[live].min() + 1e-9))
     best = optimal_actions(Q)
     corners = np.array([(-0.5, -0.5), (-0.5, 0.5), (0.5, 0.5), (0.5, -0.5)])  # clockwise
-    for s, (row, column) in enumerate(grid.cells):
+    for s, (row, column) in enumerate(grid.cells.tolist()):
         if grid.terminal[s]:
             symbol = grid.symbols[row, column]
             ax.text(column, row, symbol, ha="center", va="center", weight="bold", color="white")
             continue
         for a, move in enumerate(MOVES):
             side = corners[[a, (a + 1) % 4]]
-            triangle = np.array([(row, column), *(side + (row, column))])
+            triangle = np.array([(row, column), *np.add(side, (row, column))])
             shade = norm(Q[s, a])
             colour = plt.cm.viridis(shade)
             ax.fill(triangle[:, 1], triangle[:, 0], color=colour, edgecolor="white", linewidth=0.6)
             ax.text(
                 column + 0.31 * move[1],
                 row + 0.31 * move[0],
-                f"{Q[s, a] + 0.0:.{decimals}f}",
+                _number(Q[s, a], decimals),
                 ha="center",
                 va="center",
                 size=8,
@@ -201,6 +205,10 @@ def plot_action_values(
             )
     ax.set_title(title)
     return ax.figure
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{round(float(value), decimals) + 0.0:.{decimals}f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def _new_axes(grid: GridWorld, cell: float = 0.85) -> Axes:
@@ -247,7 +255,13 @@ def _draw_arrows(ax: Axes, row: float, column: float, probabilities: np.ndarray,
                 "",
                 (column + length * right, row + length * down),
                 (column, row),
-                arrowprops={"arrowstyle": "-|>", "color": ink, "lw": 1.4, "shrinkA": 0, "shrinkB": 0},
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": ink,
+                    "lw": 1.4,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                },
             )
 
 
@@ -333,7 +347,7 @@ def plot_heat_map(
     if decimals is not None:
         low, high = np.nanmin(matrix), np.nanmax(matrix)
         for (row, column), value in np.ndenumerate(matrix):
-            ink = "white" if value - low < 0.55 * (high - low) else "black"
+            ink = "white" if value - low <= 0.55 * (high - low) else "black"
             ax.text(column, row, f"{value:.{decimals}f}", ha="center", va="center", color=ink)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return ax.figure
@@ -346,53 +360,106 @@ def plot_chapter_map(
     *,
     planned: Iterable[str] = (),
     highlight: Iterable[str] = (),
+    numbers_only: bool = False,
+    title: str = "",
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw the book: one row per part, an arrow from each chapter to those that need it.
 
+    Arrows that others imply are left out; none crosses a box (``rlbook.show.chapter_map``).
+
     Args:
-        parts: name of the part → its chapters (slugs such as "03_planning").
+        parts: name of the part (a colon breaks its line) → its chapters (slugs such as
+            "03_planning").
         edges: (prerequisite, chapter).
         planned: chapters in preparation, drawn hollow.
         highlight: chapters drawn in orange, such as a route or the current one.
+        numbers_only: small boxes without names, for several maps side by side.
+        ax: draw here instead of into a new figure.
     """
     planned, highlight = set(planned), set(highlight)
-    longest = max(map(len, parts.values()))
-    fig = plt.figure(figsize=(1.62 * longest + 0.6, 1.35 * len(parts) + 0.3))
-    ax = fig.add_subplot()
-    at = {
-        slug: (i + (longest - len(chapters)) / 2, -row)
-        for row, chapters in enumerate(parts.values())
-        for i, slug in enumerate(chapters)
-    }
-    for before, after in edges:
-        (x0, y0), (x1, y1) = at[before], at[after]
-        near = y0 == y1 and abs(x1 - x0) <= 1
-        bend = 0.0 if near or y0 != y1 else -0.35
-        arrow = {
-            "arrowstyle": "-|>",
-            "color": "#999999",
-            "lw": 1.1,
-            "shrinkA": 34 if near else 22,
-            "shrinkB": 34 if near else 22,
-            "connectionstyle": f"arc3,rad={bend}",
-        }
-        ax.annotate("", (x1, y1), (x0, y0), arrowprops=arrow, zorder=1)
-    for slug, (x, y) in at.items():
-        colour = ORANGE if slug in highlight else BLUE
-        hollow = slug in planned
-        number, _, words = slug.partition("_")
-        box = {
-            "boxstyle": "round,pad=0.35",
-            "facecolor": "white" if hollow else colour,
-            "edgecolor": colour if slug in highlight or not hollow else "#888888",
-            "linestyle": "--" if hollow else "-",
-        }
-        label = f"{number}\n" + words.replace("_", "\n", 1).replace("_", " ")
-        ink = "#444444" if hollow else ("black" if slug in highlight else "white")
-        ax.text(x, y, label, ha="center", va="center", size=9, color=ink, bbox=box, zorder=2)
-    for row, name in enumerate(parts):
-        ax.text(-0.62, -row + 0.47, name, size=10, weight="bold", color="#333333", va="center")
-    ax.set_xlim(-0.65, longest - 0.4)
-    ax.set_ylim(-len(parts) + 0.45, 0.6)
+    edges = chapter_map.transitive_reduction(edges)
+    at = chapter_map.place(parts, edges)
+    right = max(x for x, _ in at.values()) + 0.5
+    left = -0.6 if numbers_only else -1.75
+    bottom = 0.6 - len(parts) - (0.3 if _bows_below(at, edges, 1.0 - len(parts)) else 0.0)
+    if ax is None:
+        size = 0.5 if numbers_only else 1.3
+        fig = plt.figure(figsize=(size * (right - left), size * (0.5 - bottom) + 0.35))
+        ax = fig.add_subplot()
+    for edge in edges:
+        strong = highlight.issuperset(edge)
+        _draw_way(ax, chapter_map.way(at, edge), strong, 8.0 if numbers_only else 12.0)
+    for slug, centre in at.items():
+        _draw_chapter(ax, slug, centre, slug in planned, slug in highlight, numbers_only)
+    if not numbers_only:
+        for row, name in enumerate(parts):
+            label = "\n".join(textwrap.fill(line.strip(), 18) for line in name.split(":"))
+            ax.text(left, -row, label, size=10, weight="bold", color="#333333", va="center")
+        _explain_boxes(ax, planned, highlight, set(at))
+    ax.set(xlim=(left, right), ylim=(bottom, 0.4), title=title)
     ax.axis("off")
-    return fig
+    return ax.figure
+
+
+def _bows_below(at: Mapping[str, tuple[float, float]], edges: Iterable, row: float) -> bool:
+    ways = (chapter_map.way(at, edge) for edge in edges)
+    return any(y < row - chapter_map.HALF_HEIGHT - 1e-9 for way in ways for _, y in way)
+
+
+def _draw_way(ax: Axes, points: list[tuple[float, float]], strong: bool, scale: float) -> None:
+    bow = len(points) == 4 and points[0][1] == points[-1][1]
+    codes = [Path.MOVETO] + [Path.CURVE4 if bow else Path.LINETO] * (len(points) - 1)
+    arrow = FancyArrowPatch(
+        path=Path(points, codes),
+        arrowstyle="-|>",
+        mutation_scale=scale,
+        linewidth=1.8 if strong else 1.1,
+        shrinkA=0,
+        shrinkB=0,
+        color="#B87700" if strong else "#808080",
+        joinstyle="round",
+        zorder=2 if strong else 1,
+    )
+    ax.add_patch(arrow)
+
+
+def _draw_chapter(
+    ax: Axes,
+    slug: str,
+    centre: tuple[float, float],
+    planned: bool,
+    highlighted: bool,
+    number_only: bool,
+) -> None:
+    colour = ORANGE if highlighted else BLUE
+    number, _, words = slug.partition("_")
+    label = number if number_only else f"{number}\n" + words.replace("_", "\n", 1).replace("_", " ")
+    half_width, half_height = chapter_map.HALF_WIDTH, chapter_map.HALF_HEIGHT
+    box = FancyBboxPatch(
+        (centre[0] - half_width, centre[1] - half_height),
+        2 * half_width,
+        2 * half_height,
+        boxstyle="round,pad=0,rounding_size=0.06",
+        facecolor="white" if planned else colour,
+        edgecolor=colour if highlighted or not planned else "#777777",
+        linestyle="--" if planned else "-",
+        linewidth=1.8 if highlighted else 1.2,
+        zorder=3,
+    )
+    ax.add_patch(box)
+    ink = "#333333" if planned else ("black" if highlighted else "white")
+    ax.text(*centre, label, ha="center", va="center", size=9.5, color=ink, zorder=4)
+
+
+def _explain_boxes(ax: Axes, planned: set[str], highlight: set[str], slugs: set[str]) -> None:
+    """A line above the map: what filled, hollow and orange boxes mean, where there are any."""
+    kinds = {
+        "written": (slugs - planned - highlight, {"facecolor": BLUE, "edgecolor": BLUE}),
+        "in preparation": (planned, {"facecolor": "white", "edgecolor": "#777777", "ls": "--"}),
+        "marked": (highlight, {"facecolor": ORANGE, "edgecolor": ORANGE}),
+    }
+    keys = [
+        Rectangle((0, 0), 1, 1, label=name, **look) for name, (any_, look) in kinds.items() if any_
+    ]
+    ax.legend(handles=keys, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncol=3, fontsize=9.5)

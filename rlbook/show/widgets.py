@@ -27,7 +27,9 @@ def controlled_figure(
         draw: called with the value of each control by name; returns a figure and a line of text.
         controls: name → ipywidgets control with a ``value``.
     """
-    image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
+    # A box stretches its children to its own width: flex-start keeps the picture's own size.
+    layout = ipywidgets.Layout(max_width="100%", align_self="flex-start")
+    image = ipywidgets.Image(format="png", layout=layout)
     text = ipywidgets.Label()
 
     def update(_: Any = None) -> None:
@@ -88,7 +90,7 @@ def solve_grid(
 ) -> tuple[GridWorld, Solution]:
     """The optimal values of a gridworld with these settings (rewards by symbol)."""
     grid = GridWorld(map, rewards=rewards, step_reward=step_reward, slip=slip, noise=noise)
-    return grid, value_iteration(grid.mdp(), gamma=gamma, tol=1e-8)
+    return grid, value_iteration(grid.mdp(), gamma=gamma)
 
 
 def draw_solved_grid(map: str, **settings: float) -> tuple[Figure, str]:

@@ -5,7 +5,8 @@ For gamma < 1 and Δ = TV - V, where T is the Bellman operator of the planner,
     V + min(Δ)/(1-γ)  ≤  V_true  ≤  V + max(Δ)/(1-γ)        (terminal states: exactly 0)
 
 (MacQueen 1966; Puterman 1994, theorem 6.6.3), so a planner returns the middle of the bracket
-and half its width as ``error_bound``. At gamma = 1 no such bound exists: it is infinite, and a
+and half its width as ``error_bound``, plus an allowance for the rounding of float64, which the
+division by 1 - γ magnifies too. At gamma = 1 no such bound exists: it is infinite, and a
 planner stops when no value changes by more than ``tol``.
 
 Deviation from the papers: a tolerance below the rounding of float64 cannot be met, so planners
@@ -14,14 +15,14 @@ also stop when Δ is down to rounding; ``error_bound`` then says what was reache
 
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from rlbook.tabular.mdp import MDP, uniform_policy
 
-TIE_TOLERANCE = 1e-8  # relative to the largest |Q|: closer actions count as equally good
+TIE_TOLERANCE = 1e-9  # actions of a state closer than this (relative, or absolute below 1) tie
 ROUNDING = 8 * np.finfo(float).eps
 
 
@@ -74,7 +75,7 @@ class FiniteHorizonSolution:
         policy: [H, S, A], like Q. error_bound: 0, up to rounding: the recursion is exact.
     """
 
-    V: Float[np.ndarray, "H+1 S"]
+    V: Float[np.ndarray, "levels S"]  # H + 1 levels
     Q: Float[np.ndarray, "H S A"]
     policy: Float[np.ndarray, "H S A"]
     error_bound: float = 0.0
@@ -105,9 +106,9 @@ def optimal_actions(
 ) -> Bool[np.ndarray, "... A"]:
     """All best actions of each state, ties included.
 
-    An action is best if max_a Q(s, a) - Q(s, a) ≤ tolerance · max(1, max|Q|).
+    An action is best if max_a' Q(s, a') - Q(s, a) ≤ tolerance · max(1, max_a' |Q(s, a')|).
     """
-    scale = max(1.0, np.abs(Q).max())
+    scale = np.maximum(1.0, np.abs(Q).max(axis=-1, keepdims=True))
     return Q.max(axis=-1, keepdims=True) - Q <= tolerance * scale
 
 
@@ -122,20 +123,28 @@ def greedy_policy(
 # --- the bracket and the stop ----------------------------------------------------------------
 
 
-def bracket(mdp: MDP, V: np.ndarray, TV: np.ndarray, gamma: float) -> tuple[np.ndarray, float]:
+def bracket(
+    mdp: MDP, V: np.ndarray, TV: np.ndarray, gamma: float
+) -> tuple[Float[np.ndarray, " S"], float]:
     """The middle of the bracket around the true values, and half its width.
 
     TV + γ min(Δ)/(1-γ) ≤ V_true ≤ TV + γ max(Δ)/(1-γ) with Δ = TV - V.
     """
     if gamma == 1.0:
         return TV, np.inf
-    low, high = _span(V, TV, gamma)
-    return np.where(mdp.terminal, 0.0, TV + (low + high) / 2.0), (high - low) / 2.0
-
-
-def _span(V: np.ndarray, TV: np.ndarray, gamma: float) -> tuple[float, float]:
     change = TV - V
-    return float(change.min()) * gamma / (1.0 - gamma), float(change.max()) * gamma / (1.0 - gamma)
+    middle = (change.min() + change.max()) / 2.0 * gamma / (1.0 - gamma)
+    return np.where(mdp.terminal, 0.0, TV + middle), half_width(V, TV, gamma)
+
+
+def half_width(V: np.ndarray, TV: np.ndarray, gamma: float) -> float:
+    """Half the width of the bracket, with the allowance for rounding; inf at gamma = 1."""
+    if gamma == 1.0:
+        return np.inf
+    change = TV - V
+    shift = gamma / (1.0 - gamma) * np.abs(change).max()  # V may be about to move as far as this
+    rounding = ROUNDING * (np.abs(TV).max() + shift)
+    return float((gamma * (change.max() - change.min()) / 2.0 + rounding) / (1.0 - gamma))
 
 
 def record(
@@ -148,18 +157,13 @@ def record(
     backups: int | None = None,
 ) -> tuple[np.ndarray, bool]:
     """Write one sweep V → TV into the history; return TV and whether to stop."""
-    residual = float(np.abs(TV - V).max())
-    bound = np.inf
-    if gamma < 1.0:
-        low, high = _span(V, TV, gamma)
-        bound = (high - low) / 2.0
+    change = TV - V
+    residual = float(np.abs(change).max())
+    bound = half_width(V, TV, gamma)
     history.append(Iteration(residual, bound, backups or len(V), TV if keep_values else None))
-    return TV, small_enough(residual, bound, TV, gamma, tol)
-
-
-def small_enough(residual: float, bound: float, V: np.ndarray, gamma: float, tol: float) -> bool:
+    unsettled = change.max() - change.min() if gamma < 1.0 else residual
     reached = bound if gamma < 1.0 else residual
-    return bool(reached <= tol or residual <= ROUNDING * np.abs(V).max())
+    return TV, bool(reached <= tol or unsettled <= ROUNDING * np.abs(TV).max())
 
 
 # --- checks at the door ----------------------------------------------------------------------
@@ -175,13 +179,14 @@ def can_end(P_pi: Any, terminal: np.ndarray) -> Bool[np.ndarray, " S"]:
         ends = grown
 
 
-def check_gamma(mdp: MDP, gamma: float, policy: np.ndarray | None = None) -> None:
-    """gamma must be a discount; gamma = 1 needs episodes that end, under the policy given or,
-    without one, under some policy (the uniform one tries every action)."""
+def check_gamma(mdp: MDP, gamma: SupportsFloat, policy: np.ndarray | None = None) -> float:
+    """gamma as a float, once it is a discount; gamma = 1 needs episodes that end, under the
+    policy given or, without one, under some policy (the uniform one tries every action)."""
+    gamma = float(gamma)  # a float32 would lower the precision of everything it touches
     if not 0.0 <= gamma <= 1.0:
         raise ValueError(f"gamma={gamma} is not a discount: it must lie in [0, 1]")
     if gamma < 1.0:
-        return
+        return gamma
     ends = can_end(mdp.under(uniform_policy(mdp) if policy is None else policy)[0], mdp.terminal)
     if not ends.all():
         state = int(np.flatnonzero(~ends)[0])
@@ -190,6 +195,7 @@ def check_gamma(mdp: MDP, gamma: float, policy: np.ndarray | None = None) -> Non
             f"gamma=1 needs episodes that end, but {who} a terminal state from state {state}: "
             "use gamma < 1, or mark the states that end an episode as terminal"
         )
+    return gamma
 
 
 def checked_policy(mdp: MDP, policy: Any) -> Float[np.ndarray, "S A"]:
@@ -199,8 +205,13 @@ def checked_policy(mdp: MDP, policy: Any) -> Float[np.ndarray, "S A"]:
             f"policy must have shape [S, A] = ({mdp.S}, {mdp.A}); it has shape {policy.shape}. "
             "deterministic_policy(actions, A) makes one from one action per state"
         )
-    wrong = (np.abs(policy.sum(axis=1) - 1.0) > 1e-8) | ~(policy >= 0.0).all(axis=1)
+    sums = policy.sum(axis=1)
+    # A softmax in float32 misses 1 by about 1e-7.
+    wrong = (np.abs(sums - 1.0) > 1e-6) | ~(policy >= 0.0).all(axis=1)
     if wrong.any():
         s = int(np.flatnonzero(wrong)[0])
-        raise ValueError(f"policy[{s}] = {policy[s].tolist()} is not a probability distribution")
-    return policy
+        raise ValueError(
+            f"policy[{s}] = {policy[s].tolist()} is not a probability distribution: "
+            f"it sums to {sums[s]:.9g}"
+        )
+    return policy / sums[:, None] if (np.abs(sums - 1.0) > 1e-12).any() else policy

@@ -44,6 +44,13 @@ def sample_episode(
         generator: draws the actions and the environment's seed.
         max_steps: the episode is truncated after so many actions.
     """
+    sizes = (env.observation_space.n, env.action_space.n)
+    if policy.shape != sizes or (np.abs(policy.sum(axis=1) - 1.0) > 1e-6).any():
+        raise ValueError(
+            f"policy must be a table [S, A] = {tuple(map(int, sizes))} whose rows sum to 1; it has "
+            f"shape {policy.shape} and row sums from {policy.sum(axis=-1).min():.3g} to "
+            f"{policy.sum(axis=-1).max():.3g}"
+        )
     cumulative = policy.cumsum(axis=1)
     state, _ = env.reset(seed=int(generator.integers(2**31)))
     states, actions, rewards = [int(state)], [], []

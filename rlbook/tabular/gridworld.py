@@ -8,11 +8,12 @@ ends the episode.
 Two kinds of chance: with probability ``slip`` the agent slides to one of the two sides of the
 chosen direction, half each; with probability ``noise`` a direction drawn uniformly from all
 four replaces the chosen one. ``wind`` lifts the agent upward, by the strength of the column it
-leaves, in the same step as the move.
+leaves, in the same step as the move; it carries over what lies between, and where the landing
+cell is a wall the agent stays.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import gymnasium as gym
 import numpy as np
@@ -73,7 +74,7 @@ class GridWorld(gym.Env):
         step_reward: float = -1.0,
         slip: float = 0.0,
         noise: float = 0.0,
-        wind: Sequence[int] | None = None,
+        wind: Sequence[Any] | np.ndarray | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.rewards = _checked_rewards({**DEFAULT_REWARDS, **(rewards or {})}, step_reward)
@@ -159,19 +160,22 @@ class GridWorld(gym.Env):
         """Begin an episode; ``options={"state": s}`` begins it in state s."""
         super().reset(seed=seed)
         if options and "state" in options:
-            self.state = int(options["state"])
-            if not 0 <= self.state < self.S or self.terminal[self.state]:
-                raise ValueError(
-                    f"cannot start in state {self.state}: it is off the map or terminal"
-                )
+            state = int(options["state"])
+            if not 0 <= state < self.S or self.terminal[state]:
+                raise ValueError(f"cannot start in state {state}: it is off the map or terminal")
+            self.state = state
         else:
             self.state = int(self.np_random.choice(self.S, p=self.start))
         return self.state, {}
 
-    def step(self, action: int) -> tuple[int, float, bool, bool, dict]:
+    def step(self, action: SupportsIndex) -> tuple[int, float, bool, bool, dict]:
         """Move once: observation, reward, terminated, truncated (never), info."""
         if self.state is None:
             raise RuntimeError("call reset() before step(): no episode is running")
+        if self.terminal[self.state]:
+            raise RuntimeError("the episode has ended: call reset() before the next step()")
+        if not self.action_space.contains(int(action)):
+            raise ValueError(f"action {action} is not one of 0 up, 1 right, 2 down, 3 left")
         direction = self.np_random.choice(len(MOVES), p=self.directions[action])
         self.state = int(self.next_states[direction, self.state])
         reward = float(self.entry_rewards[self.state])
@@ -185,7 +189,7 @@ class GridWorld(gym.Env):
                 symbols[tuple(self.cells[self.state])] = "@"
             return "\n".join("".join(row) for row in symbols)
         if self.render_mode == "rgb_array":
-            agent = None if self.state is None else tuple(self.cells[self.state])
+            agent = None if self.state is None else tuple(self.cells[self.state].tolist())
             return paint(self.symbols, agent)
         return None
 
@@ -238,11 +242,12 @@ def paint(
 
 
 def _checked_rewards(rewards: Mapping[str, float], step_reward: float) -> dict[str, float]:
-    for symbol, reward in {**rewards, "step_reward": step_reward}.items():
-        if not np.isfinite(reward):
-            raise ValueError(f"the reward of {symbol!r} is {reward}: it must be a finite number")
-        if symbol == maps.WALL or (len(symbol) != 1 and symbol != "step_reward"):
+    for symbol in rewards:
+        if len(symbol) != 1 or symbol == maps.WALL:
             raise ValueError(f"{symbol!r} cannot carry a reward: use one character that is not '#'")
+    for name, reward in {**rewards, "step_reward": step_reward}.items():
+        if not np.isfinite(reward):
+            raise ValueError(f"the reward of {name!r} is {reward}: it must be a finite number")
     return {symbol: float(reward) for symbol, reward in rewards.items()}
 
 
@@ -252,7 +257,7 @@ def _checked_probability(name: str, value: float) -> float:
     return float(value)
 
 
-def _checked_wind(wind: Sequence[int] | None, width: int) -> Int[np.ndarray, " width"]:
+def _checked_wind(wind: Sequence[Any] | np.ndarray | None, width: int) -> Int[np.ndarray, " width"]:
     strength = np.zeros(width, int) if wind is None else np.array(wind)
     if strength.shape != (width,) or not np.issubdtype(strength.dtype, np.integer):
         raise ValueError(

@@ -5,7 +5,6 @@ taken in s; R[s, a] is the expected reward of that step. A terminal state keeps 
 ever and pays nothing, so its value is 0.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +48,7 @@ class MDP:
         if R.ndim != 2 or 0 in R.shape:
             raise ValueError(f"R must have shape [S, A]; it has shape {R.shape}")
         S, A = R.shape
-        terminal = np.zeros(S, bool) if self.terminal is None else np.array(self.terminal)
-        if terminal.shape != (S,) or terminal.dtype != bool:
-            raise ValueError(
-                f"terminal must be a bool array of shape [S] = ({S},); it is "
-                f"{terminal.dtype} of shape {terminal.shape}"
-            )
+        terminal = _checked_terminal(self.terminal, S)
         P = _checked_transitions(self.P, S, A)
         _check_rewards(R)
         _check_absorbing(P, R, terminal)
@@ -129,8 +123,9 @@ class MDP:
     @classmethod
     def absorbing(cls, P: Any, R: Any, terminal: Any, start: Any = None) -> "MDP":
         """An MDP whose terminal rows are overwritten: stay for ever, reward 0."""
-        terminal = np.asarray(terminal, bool)
-        R = np.where(terminal[:, None], 0.0, np.asarray(R, float))
+        R = np.asarray(R, float)
+        terminal = _checked_terminal(terminal, len(R))
+        R = np.where(terminal[:, None], 0.0, R)
         if sparse.issparse(P):
             ends = np.repeat(terminal, R.shape[1])
             stay = sparse.csr_array(
@@ -150,7 +145,7 @@ class MDP:
         Works for the environments with a table ``env.P[s][a]`` of (probability, next state,
         reward, terminated): FrozenLake, CliffWalking, Taxi; and for any environment with a
         method ``mdp()``, such as the book's GridWorld. Successors listed twice are added up.
-        Every successor of a terminated transition becomes absorbing with reward 0.
+        Every state in which an episode can end becomes absorbing with reward 0.
 
         Raises:
             ValueError: the environment publishes no dynamics, or a state that can be reached
@@ -160,7 +155,7 @@ class MDP:
         if callable(getattr(env, "mdp", None)):
             return env.mdp()
         table = getattr(env, "P", None)
-        if not isinstance(table, Mapping):
+        if table is None:
             raise ValueError(
                 f"{type(env).__name__} publishes no transition table env.P, so it cannot be "
                 "planned in; learn from samples instead (chapter 05)"
@@ -170,6 +165,10 @@ class MDP:
 
 def deterministic_policy(actions: Int[np.ndarray, " S"], A: int) -> Float[np.ndarray, "S A"]:
     """One action per state as a table of probabilities: π(a|s) = 1 where a = actions[s]."""
+    if np.min(actions) < 0 or np.max(actions) >= A:
+        raise ValueError(
+            f"actions must lie in 0..{A - 1}; they span {min(actions)}..{max(actions)}"
+        )
     return np.eye(A)[actions]
 
 
@@ -192,7 +191,12 @@ def random_mdp(
     Probabilities are Dirichlet(1, ..., 1). The last ``terminal_states`` states are terminal.
     (The "Garnet" family. Source: Archibald, McKinnon and Thomas (1995).)
     """
-    successors = generator.random((S * A, S)).argsort(axis=1)[:, :branching]
+    if not 1 <= branching <= S or not 0 <= terminal_states <= S:
+        raise ValueError(
+            f"branching={branching} must lie in 1..{S} and terminal_states={terminal_states} "
+            f"in 0..{S}"
+        )
+    successors = _distinct_successors(S * A, S, branching, generator)
     probabilities = generator.dirichlet(np.ones(branching), size=S * A)
     row = np.repeat(np.arange(S * A), branching)
     P: Any = sparse.csr_array((probabilities.ravel(), (row, successors.ravel())), (S * A, S))
@@ -201,8 +205,28 @@ def random_mdp(
     return MDP.absorbing(P, generator.normal(size=(S, A)), np.arange(S) >= S - terminal_states)
 
 
+def _distinct_successors(
+    rows: int, S: int, branching: int, generator: np.random.Generator
+) -> Int[np.ndarray, "rows branching"]:
+    """``branching`` different states in each row, every set of them equally likely."""
+    if rows * S <= 10**7:
+        return generator.random((rows, S)).argsort(axis=1)[:, :branching]
+    chosen = [generator.choice(S, branching, replace=False) for _ in range(rows)]
+    return np.array(chosen)
+
+
 def _buffers(P: Any) -> tuple[np.ndarray, ...]:
     return (P.data, P.indices, P.indptr) if sparse.issparse(P) else (P,)
+
+
+def _checked_terminal(terminal: Any, S: int) -> Bool[np.ndarray, " S"]:
+    terminal = np.zeros(S, bool) if terminal is None else np.array(terminal)
+    if terminal.shape != (S,) or terminal.dtype != bool:
+        raise ValueError(
+            f"terminal must be a bool array of shape [S] = ({S},); it is {terminal.dtype} of "
+            f"shape {terminal.shape}"
+        )
+    return terminal
 
 
 def _checked_transitions(P: Any, S: int, A: int) -> Any:
@@ -279,49 +303,45 @@ def _checked_start(start: Any, terminal: Bool[np.ndarray, " S"]) -> Float[np.nda
     return start
 
 
-def _from_table(cls: type[MDP], table: Mapping, start: Any) -> MDP:
+def _from_table(cls: type[MDP], table: Any, start: Any) -> MDP:
     """Build the MDP of a gymnasium table: P[s][a] = [(probability, next, reward, terminated)]."""
     S, A = len(table), len(table[0])
     transitions = np.array(
         [
-            (s * A + a, s_next, probability, reward, terminated)
+            (s, a, s_next, probability, reward, terminated)
             for s in range(S)
             for a in range(A)
             for probability, s_next, reward, terminated in table[s][a]
+            if probability > 0.0
         ],
         dtype=float,
     )
-    row, s_next = transitions[:, 0].astype(int), transitions[:, 1].astype(int)
-    probability, reward, ends = transitions[:, 2], transitions[:, 3], transitions[:, 4] > 0
-    P = sparse.csr_array((probability, (row, s_next)), shape=(S * A, S))  # adds duplicates up
+    state, action, s_next = transitions[:, :3].astype(int).T
+    probability, reward, ends = transitions[:, 3], transitions[:, 4], transitions[:, 5] > 0.0
+    row = state * A + action
+    P: Any = sparse.csr_array((probability, (row, s_next)), shape=(S * A, S))  # adds duplicates
     R = np.bincount(row, weights=probability * reward, minlength=S * A).reshape(S, A)
+
+    # Only transitions that an episode can make tell where episodes end: Taxi lists others.
+    # Without a start, episodes may begin wherever none is said to end.
+    goes_on = ~np.isin(np.arange(S), s_next[ends]) if start is None else np.asarray(start) > 0.0
+    while True:
+        reached = s_next[goes_on[state] & ~ends]
+        if goes_on[reached].all():
+            break
+        goes_on[reached] = True
     terminal = np.zeros(S, bool)
-    terminal[s_next[ends]] = True
+    terminal[s_next[goes_on[state] & ends]] = True
+    if (terminal & goes_on).any():
+        both = np.flatnonzero(terminal & goes_on)[0]
+        entries = np.flatnonzero((s_next == both) & goes_on[state] & ~ends)
+        why = "episodes start in it"
+        if len(entries):
+            why = f"it goes on after action {action[entries[0]]} in state {state[entries[0]]}"
+        raise ValueError(
+            f"state {both} ends some episodes that enter it and not others ({why}): split it into "
+            "two states, one of them terminal"
+        )
     if S * A * S <= 10**7:
         P = P.toarray().reshape(S, A, S)
-    mdp = cls.absorbing(P, R, terminal, start)
-
-    # A state must end every episode that enters it, or none; transitions that no episode can
-    # make (Taxi has some) and those out of terminal states do not matter.
-    visited = _reachable(mdp) & ~terminal
-    matters = visited[row // A] & (probability > 0.0)
-    undecided = matters & ~ends & terminal[s_next]
-    if undecided.any():
-        first = np.flatnonzero(undecided)[0]
-        s, a = divmod(int(row[first]), A)
-        raise ValueError(
-            f"state {s_next[first]} ends some episodes that enter it and not others (it goes on "
-            f"after action {a} in state {s}): split it into two states"
-        )
-    return mdp
-
-
-def _reachable(mdp: MDP) -> Bool[np.ndarray, " S"]:
-    """States that an episode can visit, whatever it does."""
-    reached = mdp.start > 0.0
-    while True:
-        leaving = np.repeat(reached, mdp.A).astype(float)
-        grown = reached | (leaving @ mdp.rows > 0.0)
-        if (grown == reached).all():
-            return reached
-        reached = grown
+    return cls.absorbing(P, R, terminal, start)

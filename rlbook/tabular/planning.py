@@ -25,11 +25,11 @@ from rlbook.tabular.bellman import (
     check_gamma,
     checked_policy,
     greedy_policy,
+    half_width,
     optimal_actions,
     record,
-    small_enough,
 )
-from rlbook.tabular.mdp import MDP, uniform_policy
+from rlbook.tabular.mdp import MDP, deterministic_policy, uniform_policy
 
 __all__ = [
     "FiniteHorizonSolution",
@@ -80,12 +80,13 @@ def policy_evaluation(
     Book: 03_planning. Source: Sutton and Barto (2018), section 4.1.
     """
     policy = checked_policy(mdp, policy)
-    check_gamma(mdp, gamma, policy)
+    gamma = check_gamma(mdp, gamma, policy)
     P_pi, R_pi = mdp.under(policy)
     V = np.zeros(mdp.S)
     if method == "exact":
         V = _solve_linear(mdp, P_pi, R_pi, gamma)
-        history = [Iteration(float(np.abs(V).max()), np.inf, mdp.S, V if keep_values else None)]
+        bound = half_width(V, R_pi + gamma * (P_pi @ V), gamma)
+        history = [Iteration(float(np.abs(V).max()), bound, mdp.S, V if keep_values else None)]
     elif method == "iterative":
         history = []
         while True:
@@ -120,7 +121,8 @@ def policy_iteration(
     Args:
         mdp: the decision process.
         gamma: discount in [0, 1]; at 1 every state must be able to reach a terminal one.
-        policy: where to begin [S, A]. Default: the uniform random policy.
+        policy: where to begin [S, A]. Default: the uniform random policy; at gamma = 1 one that
+            heads for a terminal state.
         max_improvements: give up after so many.
         keep_values: store the value of every policy met in the history.
 
@@ -130,8 +132,10 @@ def policy_iteration(
 
     Book: 03_planning. Source: Howard (1960); Sutton and Barto (2018), section 4.3.
     """
-    check_gamma(mdp, gamma)
-    policy = uniform_policy(mdp) if policy is None else checked_policy(mdp, policy)
+    gamma = check_gamma(mdp, gamma)
+    if policy is None:
+        policy = uniform_policy(mdp) if gamma < 1.0 else _ending_policy(mdp)
+    policy = checked_policy(mdp, policy)
     check_gamma(mdp, gamma, policy)
     history: list[Iteration] = []
     V = np.zeros(mdp.S)
@@ -146,12 +150,10 @@ def policy_iteration(
         # Each improvement raises the sum of the values; if it does not, the rest is rounding.
         if improved is policy or (len(history) > 1 and V.sum() <= V_old.sum()):
             return _solution(mdp, V, gamma, history)
+        if gamma == 1.0 and not _ends(mdp, improved):
+            _refuse_gaining_loop(mdp, improved)
+            return _solution(mdp, V, gamma, history)  # a free loop gains by rounding only
         policy = improved
-        if gamma == 1.0 and not can_end(mdp.under(policy)[0], mdp.terminal).all():
-            raise ValueError(
-                "gamma=1, and some loop gains reward for ever, so values are infinite: use "
-                "gamma < 1 or make the loop cost something"
-            )
         _check_budget(history, max_improvements, "policy_iteration", 0.0)
 
 
@@ -168,8 +170,8 @@ def modified_policy_iteration(
 
         π = greedy(V);     V ← T_π^m V        (m = 1: value iteration; m → ∞: policy iteration)
 
-    Begins with a V that lies below the optimal values (gamma < 1: the worst reward for ever;
-    gamma = 1: the values of the uniform random policy), from where V only rises.
+    Begins with V = 0 for gamma < 1. At gamma = 1 it begins with the values of a policy that
+    heads for a terminal state, from where V only rises.
 
     Args:
         mdp, gamma, keep_values: as for ``policy_iteration``.
@@ -179,13 +181,12 @@ def modified_policy_iteration(
 
     Book: 03_planning. Source: Puterman and Shin (1978); Puterman (1994), section 6.5.
     """
-    check_gamma(mdp, gamma)
+    gamma = check_gamma(mdp, gamma)
     if evaluation_sweeps < 1:
         raise ValueError(f"evaluation_sweeps={evaluation_sweeps} must be at least 1")
-    if gamma < 1.0:
-        V = np.where(mdp.terminal, 0.0, min(0.0, mdp.R.min()) / (1.0 - gamma))
-    else:
-        V = policy_evaluation(mdp, uniform_policy(mdp), gamma=1.0).V
+    V = np.zeros(mdp.S)
+    if gamma == 1.0:
+        V = policy_evaluation(mdp, _ending_policy(mdp), gamma=1.0).V
     history: list[Iteration] = []
     while True:
         Q = action_values(mdp, V, gamma=gamma)
@@ -225,11 +226,12 @@ def value_iteration(
 
     Raises:
         ValueError: gamma outside [0, 1]; at gamma = 1, a state from which no terminal state
-            can be reached (which); no convergence.
+            can be reached (which), or one from which it is best never to end, because going
+            round is free (``policy_iteration`` chooses among policies that end); no convergence.
 
     Book: 03_planning. Source: Sutton and Barto (2018), equation 4.10.
     """
-    check_gamma(mdp, gamma)
+    gamma = check_gamma(mdp, gamma)
     history: list[Iteration] = []
     V = np.zeros(mdp.S)
     while True:
@@ -259,7 +261,7 @@ def in_place_value_iteration(
 
     Book: 03_planning. Source: Sutton and Barto (2018), section 4.4.
     """
-    check_gamma(mdp, gamma)
+    gamma = check_gamma(mdp, gamma)
     backup = _single_state_backup(mdp, gamma)
     history: list[Iteration] = []
     V = np.zeros(mdp.S)
@@ -272,7 +274,8 @@ def in_place_value_iteration(
         residual = float(np.abs(V - V_old).max())
         bound = gamma / (1.0 - gamma) * residual if gamma < 1.0 else np.inf
         history.append(Iteration(residual, bound, mdp.S, V.copy() if keep_values else None))
-        if small_enough(residual, bound, V, gamma, tol):
+        reached = bound if gamma < 1.0 else residual
+        if reached <= tol or residual <= ROUNDING * np.abs(V).max():
             return _solution(mdp, V, gamma, history)
         _check_budget(history, max_sweeps, "in_place_value_iteration", tol)
 
@@ -289,15 +292,16 @@ def prioritised_value_iteration(
 
         s = argmax_s |TV(s) - V(s)|;     V(s) ← TV(s);     then look again at what leads to s
 
-    The history counts S backups as one sweep, so that methods compare. One state at a time in
-    Python: for teaching and for up to about 10⁴ states.
+    The history counts S changes of a value as one sweep. Behind each change stands one backup
+    of every state that leads to s, to renew the priorities: that pays where few states do, as
+    on a grid. One state at a time in Python: for teaching.
 
-    Args and errors: as for ``value_iteration``; stops when every |TV(s) - V(s)| is at most
+    Arguments and errors: as for ``value_iteration``; stops when every |TV(s) - V(s)| is at most
     tol · (1 - gamma), which bounds the error by tol (at gamma = 1: at most tol).
 
     Book: 03_planning. Source: Moore and Atkeson (1993), with exact residuals as priorities.
     """
-    check_gamma(mdp, gamma)
+    gamma = check_gamma(mdp, gamma)
     backup = _single_state_backup(mdp, gamma)
     leads_to = _predecessors(mdp)
     threshold = tol * (1.0 - gamma) if gamma < 1.0 else tol
@@ -324,7 +328,8 @@ def prioritised_value_iteration(
             values = V.copy() if keep_values else None
             history.append(Iteration(float(largest), bound, backups, values))
             backups, largest = 0, 0.0
-            _check_budget(history, max_sweeps, "prioritised_value_iteration", tol)
+            if remaining > threshold:
+                _check_budget(history, max_sweeps, "prioritised_value_iteration", tol)
     return _solution(mdp, V, gamma, history)
 
 
@@ -357,7 +362,32 @@ def _solution(mdp: MDP, V: np.ndarray, gamma: float, history: list[Iteration]) -
     TV = best_values(action_values(mdp, V, gamma=gamma))
     V, bound = bracket(mdp, V, TV, gamma)
     Q = action_values(mdp, V, gamma=gamma)
-    return Solution(V, Q, greedy_policy(Q), bound, tuple(history))
+    policy = greedy_policy(Q)
+    if gamma == 1.0 and not _ends(mdp, policy):
+        state = int(np.flatnonzero(~can_end(mdp.under(policy)[0], mdp.terminal))[0])
+        raise ValueError(
+            f"gamma=1, and from state {state} it is best never to end: a loop there is free or "
+            "gains reward. Use gamma < 1, give every move a cost, or use policy_iteration, which "
+            "chooses among policies that end"
+        )
+    return Solution(V, Q, policy, bound, tuple(history))
+
+
+def _ends(mdp: MDP, policy: np.ndarray) -> bool:
+    return bool(can_end(mdp.under(policy)[0], mdp.terminal).all())
+
+
+def _ending_policy(mdp: MDP) -> Float[np.ndarray, "S A"]:
+    """A policy that ends: each state takes the action likeliest to bring it a step nearer to a
+    terminal state (steps counted over what can happen)."""
+    near, actions = mdp.terminal.copy(), np.zeros(mdp.S, int)
+    while True:
+        nearer = mdp.expected_next(near.astype(float))
+        new = (nearer.max(axis=1) > 0.0) & ~near
+        if not new.any():
+            return deterministic_policy(actions, mdp.A)
+        actions[new] = nearer[new].argmax(axis=1)
+        near |= new
 
 
 def _solve_linear(mdp: MDP, P_pi: Any, R_pi: np.ndarray, gamma: float) -> np.ndarray:
@@ -381,6 +411,17 @@ def _improve(policy: np.ndarray, Q: np.ndarray, gamma: float) -> np.ndarray:
     return np.where(gains[:, None], np.eye(Q.shape[1])[Q.argmax(axis=1)], policy)
 
 
+def _refuse_gaining_loop(mdp: MDP, policy: np.ndarray) -> None:
+    """Raise if a policy gains reward where it never ends: values are infinite at gamma = 1."""
+    P_pi, R_pi = mdp.under(policy)
+    gaining = ~can_end(P_pi, mdp.terminal) & (R_pi > 0.0)
+    if gaining.any():
+        raise ValueError(
+            f"gamma=1, and a loop through state {np.flatnonzero(gaining)[0]} gains reward for "
+            "ever, so values are infinite: use gamma < 1 or make the loop cost something"
+        )
+
+
 def _single_state_backup(mdp: MDP, gamma: float) -> Callable[[int, np.ndarray], float]:
     """A function (s, V) → max_a [ R(s, a) + γ Σ_s' P(s'|s, a) V(s') ] for one state."""
     if not mdp.is_sparse:
@@ -396,14 +437,14 @@ def _single_state_backup(mdp: MDP, gamma: float) -> Callable[[int, np.ndarray], 
     return backup
 
 
-def _predecessors(mdp: MDP) -> list[np.ndarray]:
+def _predecessors(mdp: MDP) -> list[list[int]]:
     """For each state, the non-terminal states from which some action can lead to it."""
     rows = sparse.coo_array(mdp.rows)
     origin = rows.row // mdp.A
     counts = (~mdp.terminal[origin]).astype(float)
     links = sparse.csc_array((counts, (origin, rows.col)), shape=(mdp.S, mdp.S))
     links.eliminate_zeros()
-    return np.split(links.indices, links.indptr[1:-1])
+    return [states.tolist() for states in np.split(links.indices, links.indptr[1:-1])]
 
 
 def _check_budget(history: list[Iteration], limit: int, name: str, tol: float) -> None:

@@ -63,6 +63,10 @@ def append(notebook: NotebookNode, source: str) -> None:
 BROKEN: dict[str, tuple[Breaker, str]] = {
     "cleared": (clear_outputs, "code cell 1 was not executed: `print(10)`"),
     "outputs cleared": (only_outputs, "no cell has an output"),
+    "one output cleared": (
+        lambda n: n.cells[1].update(outputs=[]),
+        "cell [1]: it prints or shows something, but its output was cleared",
+    ),
     "counts": (
         lambda n: n.cells[3].update(execution_count=5),
         "execution counts are not 1..2 in order",

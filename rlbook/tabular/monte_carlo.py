@@ -1,0 +1,220 @@
+"""Monte Carlo: learning values from the returns of whole episodes, with no model and no guess.
+
+A return needs an end: an episode that is truncated has no return, so these functions refuse it.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from rlbook.tabular.episodes import Episode, sample_episode
+from rlbook.tabular.mdp import MDP
+from rlbook.tabular.planning import policy_evaluation
+from rlbook.tabular.td import Schedule, action_table, check_discount, scheduled
+
+
+class MonteCarloReport(NamedTuple):
+    """What is known after one more episode.
+
+    Attributes:
+        episode: 0, 1, ...  episode_return: undiscounted.
+        counts: how many returns each entry has averaged (a sum of weights, off-policy).
+        V: state values [S] (prediction), or None.  Q: action values [S, A] (control), or None.
+    """
+
+    episode: int
+    episode_return: float
+    counts: np.ndarray
+    V: np.ndarray | None = None
+    Q: np.ndarray | None = None
+
+
+def returns_to_go(rewards: Float[np.ndarray, " T"], *, gamma: float) -> Float[np.ndarray, " T"]:
+    """The return after each step of an episode: G_t = r_t + γ G_{t+1}, G_T = 0.
+
+    Book: 04_monte_carlo. Source: Sutton and Barto (2018), equation 3.9.
+    """
+    check_discount(gamma)
+    G = np.zeros(len(rewards) + 1)
+    for t in reversed(range(len(rewards))):
+        G[t] = rewards[t] + gamma * G[t + 1]
+    return G[:-1]
+
+
+def first_visits(states: Int[np.ndarray, " T"]) -> Int[np.ndarray, " F"]:
+    """The times at which a state is seen for the first time in an episode, in order."""
+    return np.sort(np.unique(states, return_index=True)[1])
+
+
+def monte_carlo_prediction(
+    env: Any,
+    policy: Float[np.ndarray, "S A"],
+    *,
+    gamma: float,
+    episodes: int,
+    generator: np.random.Generator,
+    every_visit: bool = False,
+) -> Iterator[MonteCarloReport]:
+    """Estimate V of a policy by the average return after visits to each state.
+
+        V(s) ← V(s) + [ G_t - V(s) ] / n(s),     n(s) visits so far
+
+    Args:
+        env, policy: the policy π(a|s) [S, A] acts in env, whose episodes must end.
+        gamma: discount in [0, 1].
+        episodes: how many to run. generator: the source of randomness.
+        every_visit: average over every visit (biased for finite samples, consistent) instead
+            of the first visit in each episode (unbiased).
+
+    Raises:
+        ValueError: an episode is truncated: it has no return (which episode).
+
+    Book: 04_monte_carlo. Source: Sutton and Barto (2018), section 5.1; Singh and Sutton (1996).
+    """
+    V, counts = np.zeros(len(policy)), np.zeros(len(policy))
+    for i in range(episodes):
+        episode = _whole_episode(env, policy, i, generator)
+        visited = episode.states[:-1]
+        G = returns_to_go(episode.rewards, gamma=gamma)
+        for t in range(len(G)) if every_visit else first_visits(visited):
+            counts[visited[t]] += 1
+            V[visited[t]] += (G[t] - V[visited[t]]) / counts[visited[t]]
+        yield MonteCarloReport(i, float(episode.rewards.sum()), counts, V=V)
+
+
+def monte_carlo_control(
+    env: Any,
+    *,
+    gamma: float,
+    epsilon: Schedule,
+    episodes: int,
+    generator: np.random.Generator,
+    step_size: float | None = None,
+) -> Iterator[MonteCarloReport]:
+    """On-policy control: act ε-greedily in Q, and average the returns of first visits.
+
+        Q(s, a) ← Q(s, a) + [ G_t - Q(s, a) ] / n(s, a)
+
+    Args:
+        env: a gymnasium environment with discrete spaces whose episodes end under any
+            ε-greedy policy. gamma: discount. episodes, generator: as for prediction.
+        epsilon: a number in [0, 1], or a function of the episode.
+        step_size: a constant in (0, 1] that forgets old policies' returns, instead of 1/n.
+
+    Book: 04_monte_carlo. Source: Sutton and Barto (2018), section 5.4.
+    """
+    if step_size is not None:
+        scheduled(step_size, 0, "alpha")
+    Q = action_table(env)
+    counts = np.zeros_like(Q)
+    for i in range(episodes):
+        policy = epsilon_greedy(Q, scheduled(epsilon, i, "epsilon"))
+        episode = _whole_episode(env, policy, i, generator)
+        _average_first_visits(Q, counts, episode, gamma, step_size)
+        yield MonteCarloReport(i, float(episode.rewards.sum()), counts, Q=Q)
+
+
+def off_policy_prediction(
+    env: Any,
+    policy: Float[np.ndarray, "S A"],
+    behaviour: Float[np.ndarray, "S A"],
+    *,
+    gamma: float,
+    episodes: int,
+    generator: np.random.Generator,
+    weighted: bool = True,
+) -> Iterator[MonteCarloReport]:
+    """Estimate V of ``policy`` from episodes of another policy, by importance sampling.
+
+        ρ_t = Π_{k ≥ t} π(a_k|s_k) / b(a_k|s_k)
+        ordinary:  V(s) = Σ ρ_t G_t / n          unbiased, its variance can be infinite
+        weighted:  V(s) = Σ ρ_t G_t / Σ ρ_t      biased, the bias vanishes; steadier
+
+    Sums run over first visits of s. Arguments as for ``monte_carlo_prediction``.
+
+    Raises:
+        ValueError: the behaviour never takes an action that the policy takes (where).
+
+    Book: 04_monte_carlo. Source: Precup, Sutton and Singh (2000); Sutton and Barto (2018),
+    equations 5.5 and 5.6.
+    """
+    uncovered = np.argwhere((policy > 0.0) & (behaviour == 0.0))
+    if len(uncovered):
+        s, a = uncovered[0]
+        raise ValueError(
+            f"the behaviour never takes action {a} in state {s}, but the policy does: importance "
+            "sampling needs b(a|s) > 0 wherever π(a|s) > 0"
+        )
+    weighted_sum, weights, visits = np.zeros((3, len(policy)))
+    for i in range(episodes):
+        episode = _whole_episode(env, behaviour, i, generator)
+        visited = episode.states[:-1]
+        G = returns_to_go(episode.rewards, gamma=gamma)
+        taken = visited, episode.actions
+        rho = np.cumprod((policy[taken] / behaviour[taken])[::-1])[::-1]
+        first = first_visits(visited)
+        weighted_sum[visited[first]] += rho[first] * G[first]
+        weights[visited[first]] += rho[first]
+        visits[visited[first]] += 1.0
+        divisor = weights if weighted else visits
+        V = np.divide(weighted_sum, divisor, out=np.zeros_like(weights), where=divisor > 0.0)
+        yield MonteCarloReport(i, float(episode.rewards.sum()), divisor, V=V)
+
+
+def epsilon_greedy(Q: Float[np.ndarray, "S A"], epsilon: float) -> Float[np.ndarray, "S A"]:
+    """π(a|s) = ε/A, plus (1 - ε) shared by the actions whose Q(s, a) is the largest."""
+    best = Q == Q.max(axis=1, keepdims=True)
+    return epsilon / Q.shape[1] + (1.0 - epsilon) * best / best.sum(axis=1, keepdims=True)
+
+
+def return_variance(
+    mdp: MDP, policy: Float[np.ndarray, "S A"], *, gamma: float
+) -> Float[np.ndarray, " S"]:
+    """The exact variance of the return from each state, for rewards that depend on (s, a).
+
+        Var(s) = Σ_a π(a|s) Σ_s' P(s'|s, a) { [R(s, a) + γ V(s') - V(s)]² + γ² Var(s') }
+
+    It is a Bellman equation with discount γ² and the squared TD error as its reward, so
+    ``policy_evaluation`` solves it. The mean of K independent returns has variance Var(s)/K
+    and no bias: chapter 20 (VinePPO) estimates values so.
+
+    Book: 04_monte_carlo. Source: Sobel (1982), theorem 1.
+    """
+    V = policy_evaluation(mdp, policy, gamma=gamma).V
+    # E[(R + γV' - V)²] = (R - V)² + 2 (R - V) γ E[V'] + γ² E[V'²]
+    offset = mdp.R - V[:, None]
+    squared_error = (
+        offset**2 + 2.0 * offset * gamma * mdp.expected_next(V) + gamma**2 * mdp.expected_next(V**2)
+    )
+    squared_error[mdp.terminal] = 0.0
+    second = MDP(mdp.P, squared_error, mdp.terminal, mdp.start)
+    return np.maximum(policy_evaluation(second, policy, gamma=gamma**2).V, 0.0)  # rounding
+
+
+def _average_first_visits(
+    Q: np.ndarray,
+    counts: np.ndarray,
+    episode: Episode,
+    gamma: float,
+    step_size: float | None,
+) -> None:
+    G = returns_to_go(episode.rewards, gamma=gamma)
+    pairs = episode.states[:-1] * Q.shape[1] + episode.actions
+    for t in first_visits(pairs):
+        s, a = episode.states[t], episode.actions[t]
+        counts[s, a] += 1
+        Q[s, a] += (step_size or 1.0 / counts[s, a]) * (G[t] - Q[s, a])
+
+
+def _whole_episode(
+    env: Any, policy: np.ndarray, number: int, generator: np.random.Generator
+) -> Episode:
+    episode = sample_episode(env, policy, generator=generator)
+    if not episode.terminated:
+        raise ValueError(
+            f"episode {number} was cut after {len(episode)} steps, so its return is unknown: "
+            "Monte Carlo needs episodes that end; use a policy that ends them, or TD (chapter 05)"
+        )
+    return episode
