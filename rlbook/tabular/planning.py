@@ -292,9 +292,9 @@ def prioritised_value_iteration(
 
         s = argmax_s |TV(s) - V(s)|;     V(s) ← TV(s);     then look again at what leads to s
 
-    The history counts S changes of a value as one sweep. Behind each change stands one backup
-    of every state that leads to s, to renew the priorities: that pays where few states do, as
-    on a grid. One state at a time in Python: for teaching.
+    Behind each change of a value stands one backup of every state that leads to s, to renew
+    the priorities; the history counts those, and has a line for every S changes. It pays where
+    few states lead to each, as on a grid. One state at a time in Python: for teaching.
 
     Arguments and errors: as for ``value_iteration``; stops when every |TV(s) - V(s)| is at most
     tol · (1 - gamma), which bounds the error by tol (at gamma = 1: at most tol).
@@ -310,7 +310,7 @@ def prioritised_value_iteration(
     queue = [(-abs(target[s]), s) for s in range(mdp.S) if abs(target[s]) > threshold]
     heapq.heapify(queue)
     history: list[Iteration] = []
-    backups, largest = 0, 0.0
+    changes, backups, largest = 0, mdp.S, 0.0
     while queue:
         priority, s = heapq.heappop(queue)
         gap = abs(target[s] - V[s])
@@ -321,13 +321,14 @@ def prioritised_value_iteration(
                 gap_p = abs(target[p] - V[p])
                 if gap_p > max(threshold, ROUNDING * abs(V[p])):
                     heapq.heappush(queue, (-gap_p, p))
-            backups, largest = backups + 1, max(largest, gap)
-        if backups == mdp.S or (backups and not queue):
+            changes, largest = changes + 1, max(largest, gap)
+            backups += len(leads_to[s])
+        if changes == mdp.S or (changes and not queue):
             remaining = float(np.abs(target - V).max())
             bound = remaining / (1.0 - gamma) if gamma < 1.0 else np.inf
             values = V.copy() if keep_values else None
             history.append(Iteration(float(largest), bound, backups, values))
-            backups, largest = 0, 0.0
+            changes, backups, largest = 0, 0, 0.0
             if remaining > threshold:
                 _check_budget(history, max_sweeps, "prioritised_value_iteration", tol)
     return _solution(mdp, V, gamma, history)
