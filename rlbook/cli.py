@@ -173,6 +173,23 @@ def doctor() -> None:
         fail("something that the book needs is missing: see the lines above")
 
 
+@app.command()
+def progress() -> None:
+    """List the exercises of each chapter, and how far you are with them."""
+    from rlbook.book.manifest import read_book
+    from rlbook.checks.progress import read
+
+    with plain_errors():
+        book = read_book()
+    known = read()
+    for chapter in book.written:
+        for exercise in chapter.exercises:
+            print(f"{chapter.slug:<24}{exercise:<26}{known.get(exercise, 'not attempted')}")
+    exercises = [name for chapter in book.written for name in chapter.exercises]
+    right = sum(known.get(name) == "right" for name in exercises)
+    print(f"{right} of {len(exercises)} exercises are right")
+
+
 @app.command(hidden=True)
 def readme() -> None:
     """Write the table of chapters into README.md."""

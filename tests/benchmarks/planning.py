@@ -88,7 +88,7 @@ def problems(seed: int) -> dict[str, MDP]:
 
 def ours(mdp: MDP, name: str) -> dict[str, Method]:
     def read(solution: Any) -> Answer:
-        return solution.V, solution.Q.argmax(axis=1)
+        return solution.V, solution.policy.argmax(axis=1)
 
     methods: dict[str, Method] = {
         "value_iteration": lambda: read(value_iteration(mdp, gamma=GAMMA, tol=EPSILON)),
