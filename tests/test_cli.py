@@ -219,6 +219,22 @@ def wait_for(address: str, process: subprocess.Popen) -> str:
     raise AssertionError("the server did not answer within 30 s")
 
 
+def test_progress_lists_every_exercise(
+    rlbook: Run, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from rlbook.checks.progress import record
+
+    monkeypatch.setenv("RLBOOK_HOME", str(root))
+    monkeypatch.setenv("RLBOOK_STATE", str(tmp_path / "state"))
+    record("advantage", "right")
+    record("bellman_expectation", "wrong")
+    lines = rlbook("progress").out.splitlines()
+    assert any(re.fullmatch(r"02_gridworld +advantage +right", line) for line in lines)
+    assert any(re.fullmatch(r"02_gridworld +bellman_expectation +wrong", line) for line in lines)
+    assert any(re.fullmatch(r"03_planning +greedy_actions +not attempted", line) for line in lines)
+    assert re.fullmatch(rf"1 of {len(lines) - 1} exercises are right", lines[-1])
+
+
 def test_doctor_reports_what_works(rlbook: Run) -> None:
     result = rlbook("doctor")
     lines = result.out.splitlines()
