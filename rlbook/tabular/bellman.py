@@ -199,6 +199,8 @@ def check_gamma(mdp: MDP, gamma: SupportsFloat, policy: np.ndarray | None = None
 
 
 def checked_policy(mdp: MDP, policy: Any) -> Float[np.ndarray, "S A"]:
+    """The policy as float64 [S, A] whose rows sum to 1; ValueError names the state that does not
+    hold a distribution."""
     policy = np.array(policy, dtype=float)
     if policy.shape != (mdp.S, mdp.A):
         raise ValueError(
