@@ -6,7 +6,6 @@ the notebook through ``show_figure``, which asks for its alt text.
 
 import functools
 import io
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
-from matplotlib.path import Path
 
-from rlbook.show import chapter_map
 from rlbook.tabular import maps
 from rlbook.tabular.gridworld import MOVES, GridWorld
 
@@ -351,115 +347,3 @@ def plot_heat_map(
             ax.text(column, row, f"{value:.{decimals}f}", ha="center", va="center", color=ink)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return ax.figure
-
-
-@styled
-def plot_chapter_map(
-    parts: Mapping[str, Sequence[str]],
-    edges: Iterable[tuple[str, str]],
-    *,
-    planned: Iterable[str] = (),
-    highlight: Iterable[str] = (),
-    numbers_only: bool = False,
-    title: str = "",
-    ax: Axes | None = None,
-) -> Figure:
-    """Draw the book: one row per part, an arrow from each chapter to those that need it.
-
-    Arrows that others imply are left out; none crosses a box (``rlbook.show.chapter_map``).
-
-    Args:
-        parts: name of the part (a colon breaks its line) → its chapters (slugs such as
-            "03_planning").
-        edges: (prerequisite, chapter).
-        planned: chapters in preparation, drawn hollow.
-        highlight: chapters drawn in orange, such as a route or the current one.
-        numbers_only: small boxes without names, for several maps side by side.
-        ax: draw here instead of into a new figure.
-    """
-    planned, highlight = set(planned), set(highlight)
-    edges = chapter_map.transitive_reduction(edges)
-    at = chapter_map.place(parts, edges)
-    right = max(x for x, _ in at.values()) + 0.5
-    left = -0.6 if numbers_only else -1.75
-    bottom = 0.6 - len(parts) - (0.3 if _bows_below(at, edges, 1.0 - len(parts)) else 0.0)
-    if ax is None:
-        size = 0.5 if numbers_only else 1.3
-        fig = plt.figure(figsize=(size * (right - left), size * (0.5 - bottom) + 0.35))
-        ax = fig.add_subplot()
-    for edge in edges:
-        strong = highlight.issuperset(edge)
-        _draw_way(ax, chapter_map.way(at, edge), strong, 8.0 if numbers_only else 12.0)
-    for slug, centre in at.items():
-        _draw_chapter(ax, slug, centre, slug in planned, slug in highlight, numbers_only)
-    if not numbers_only:
-        for row, name in enumerate(parts):
-            label = "\n".join(textwrap.fill(line.strip(), 18) for line in name.split(":"))
-            ax.text(left, -row, label, size=10, weight="bold", color="#333333", va="center")
-        _explain_boxes(ax, planned, highlight, set(at))
-    ax.set(xlim=(left, right), ylim=(bottom, 0.4), title=title)
-    ax.axis("off")
-    return ax.figure
-
-
-def _bows_below(at: Mapping[str, tuple[float, float]], edges: Iterable, row: float) -> bool:
-    ways = (chapter_map.way(at, edge) for edge in edges)
-    return any(y < row - chapter_map.HALF_HEIGHT - 1e-9 for way in ways for _, y in way)
-
-
-def _draw_way(ax: Axes, points: list[tuple[float, float]], strong: bool, scale: float) -> None:
-    bow = len(points) == 4 and points[0][1] == points[-1][1]
-    codes = [Path.MOVETO] + [Path.CURVE4 if bow else Path.LINETO] * (len(points) - 1)
-    arrow = FancyArrowPatch(
-        path=Path(points, codes),
-        arrowstyle="-|>",
-        mutation_scale=scale,
-        linewidth=1.8 if strong else 1.1,
-        shrinkA=0,
-        shrinkB=0,
-        color="#B87700" if strong else "#808080",
-        joinstyle="round",
-        zorder=2 if strong else 1,
-    )
-    ax.add_patch(arrow)
-
-
-def _draw_chapter(
-    ax: Axes,
-    slug: str,
-    centre: tuple[float, float],
-    planned: bool,
-    highlighted: bool,
-    number_only: bool,
-) -> None:
-    colour = ORANGE if highlighted else BLUE
-    number, _, words = slug.partition("_")
-    label = number if number_only else f"{number}\n" + words.replace("_", "\n", 1).replace("_", " ")
-    half_width, half_height = chapter_map.HALF_WIDTH, chapter_map.HALF_HEIGHT
-    box = FancyBboxPatch(
-        (centre[0] - half_width, centre[1] - half_height),
-        2 * half_width,
-        2 * half_height,
-        boxstyle="round,pad=0,rounding_size=0.06",
-        facecolor="white" if planned else colour,
-        edgecolor=colour if highlighted or not planned else "#777777",
-        linestyle="--" if planned else "-",
-        linewidth=1.8 if highlighted else 1.2,
-        zorder=3,
-    )
-    ax.add_patch(box)
-    ink = "#333333" if planned else ("black" if highlighted else "white")
-    ax.text(*centre, label, ha="center", va="center", size=9.5, color=ink, zorder=4)
-
-
-def _explain_boxes(ax: Axes, planned: set[str], highlight: set[str], slugs: set[str]) -> None:
-    """A line above the map: what filled, hollow and orange boxes mean, where there are any."""
-    kinds = {
-        "written": (slugs - planned - highlight, {"facecolor": BLUE, "edgecolor": BLUE}),
-        "in preparation": (planned, {"facecolor": "white", "edgecolor": "#777777", "ls": "--"}),
-        "marked": (highlight, {"facecolor": ORANGE, "edgecolor": ORANGE}),
-    }
-    keys = [
-        Rectangle((0, 0), 1, 1, label=name, **look) for name, (any_, look) in kinds.items() if any_
-    ]
-    ax.legend(handles=keys, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncol=3, fontsize=9.5)

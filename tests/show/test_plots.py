@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.text import Annotation
 from PIL import Image
 
-from rlbook.show import plots
+from rlbook.show import chapter_map, plots
 from rlbook.tabular import maps
 from rlbook.tabular.gridworld import MOVES, GridWorld
 from rlbook.tabular.planning import value_iteration
@@ -250,13 +250,13 @@ def boxes(ax: Axes) -> list[FancyBboxPatch]:
 
 def test_the_map_has_a_box_for_each_chapter_and_an_arrow_for_each_edge() -> None:
     implied = ("00_welcome", "03_planning")
-    ax = plots.plot_chapter_map(PARTS, [*EDGES, implied]).axes[0]
+    ax = chapter_map.plot_chapter_map(PARTS, [*EDGES, implied]).axes[0]
     assert len(boxes(ax)) == 3
     assert sum(isinstance(patch, FancyArrowPatch) for patch in ax.patches) == 2
 
 
 def test_planned_chapters_are_hollow_and_dashed_and_highlights_are_orange() -> None:
-    ax = plots.plot_chapter_map(
+    ax = chapter_map.plot_chapter_map(
         PARTS, EDGES, planned=["03_planning"], highlight=["00_welcome"]
     ).axes[0]
     welcome, gridworld, planning = boxes(ax)
@@ -268,7 +268,7 @@ def test_planned_chapters_are_hollow_and_dashed_and_highlights_are_orange() -> N
 
 def test_only_the_kinds_of_box_that_occur_are_explained() -> None:
     def kinds(**options) -> list[str]:
-        legend = plots.plot_chapter_map(PARTS, EDGES, **options).axes[0].get_legend()
+        legend = chapter_map.plot_chapter_map(PARTS, EDGES, **options).axes[0].get_legend()
         return [text.get_text() for text in legend.get_texts()]
 
     assert kinds() == ["written"]
@@ -277,7 +277,7 @@ def test_only_the_kinds_of_box_that_occur_are_explained() -> None:
 
 def test_a_small_map_shows_numbers_and_nothing_else() -> None:
     fig, (ax, _) = plots.panels(2)
-    assert plots.plot_chapter_map(PARTS, EDGES, numbers_only=True, title="t", ax=ax) is fig
+    assert chapter_map.plot_chapter_map(PARTS, EDGES, numbers_only=True, title="t", ax=ax) is fig
     assert [text.get_text() for text in ax.texts] == ["00", "02", "03"]
 
 
@@ -286,7 +286,7 @@ def test_every_name_fits_into_its_box_and_no_part_name_touches_one(root) -> None
 
     book = read_book(root / "book.yml")
     parts = {part.caption or "Start": [c.slug for c in part.chapters] for part in book.parts}
-    fig = plots.plot_chapter_map(parts, book.prerequisite_edges())
+    fig = chapter_map.plot_chapter_map(parts, book.prerequisite_edges())
     fig.canvas.draw()
     ax = fig.axes[0]
     frames = [box.get_window_extent() for box in boxes(ax)]
