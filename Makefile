@@ -56,7 +56,7 @@ test: check
 	@$(TEMPORARY_STATE) && $(TEST_ENV) $(VALIDATION)
 
 bench: $(VENV)/.installed-test
-	$(PIP_INSTALL) -e '.[lab,test,bench]'
+	$(PIP_INSTALL) -e '.[lab,test,teach,bench]'
 	@ls tests/benchmarks/*.py
 
 clean:
@@ -72,7 +72,7 @@ $(VENV)/.installed-lab: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.made pyproject.toml constraints.txt
 	@echo 'Installing the book, JupyterLab and what the tests need into $(VENV) (minutes, once) ...'
-	@$(PIP_INSTALL) -e '.[lab,test]'
+	@$(PIP_INSTALL) -e '.[lab,test,teach]'
 	@touch $(VENV)/.installed-lab $@
 
 $(VENV)/.made:

@@ -12,6 +12,7 @@ import pytest
 
 from rlbook.checks import harness, progress
 from rlbook.checks.harness import NOT_ATTEMPTED, RIGHT, WRONG, Exercise, Result, WrongAnswer, judge
+from rlbook.tabular import episodes
 
 
 @pytest.fixture(autouse=True)
@@ -264,7 +265,7 @@ def test_check_remembers_the_status(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_check_raises_while_nbgrader_grades(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RLBOOK_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
@@ -272,8 +273,34 @@ def test_check_raises_while_nbgrader_grades(
         harness.check("discounted_return", stub)
     with pytest.raises(AssertionError, match=r"this is the plain sum of the rewards\."):
         harness.check("discounted_return", lambda rewards, gamma: sum(rewards))
-    assert harness.check("discounted_return", correct).status == RIGHT
+    capsys.readouterr()
+    assert harness.check("discounted_return", correct) is None  # a value would be read as points
+    assert capsys.readouterr() == ("✓ discounted_return: right\n", "")
     assert not (tmp_path / "state").exists()
+
+
+def test_a_warning_is_no_failure_while_nbgrader_grades(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """nbgrader gives no points to a cell that wrote to stderr."""
+
+    def writes(rewards: Any, gamma: float) -> float:
+        print("overflow", file=sys.stderr)
+        return correct(rewards, gamma)
+
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    harness.check("discounted_return", writes)
+    out, err = capsys.readouterr()
+    assert err == "" and out.startswith("overflow\n") and out.endswith("right\n")
+
+
+def test_the_books_own_function_is_not_an_answer() -> None:
+    """A chapter imports it before the exercise: the check may run without the reader's."""
+    result = harness.check("discounted_return", episodes.discounted_return)
+    assert result.status == NOT_ATTEMPTED
+    assert "the book's own discounted_return" in result.message
+    result = harness.check("discounted_return", result)
+    assert result.message == "give the function itself, not a Result"
 
 
 def test_an_unknown_name_gives_the_nearest() -> None:
