@@ -159,6 +159,38 @@ def run(
 
 
 @app.command()
+def study(
+    name: Annotated[str | None, typer.Argument(help="The study; a list without it.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Run seeds 0 to N - 1.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per CPU.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run all seeds anew.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="The folder of recorded runs; data/runs without it.")
+    ] = None,
+) -> None:
+    """Run an experiment over several seeds and record it; the same command goes on after a stop."""
+    from rlbook.studies.catalogue import StudyError, find_study
+    from rlbook.studies.recorded import runs_folder
+    from rlbook.studies.runner import run_study
+
+    with plain_errors():
+        folder = output or runs_folder()
+        if name is None:
+            _print_studies(folder)
+            return
+        chosen = find_study(name)
+    try:
+        run = run_study(chosen, folder=folder, seeds=seeds, workers=workers, fresh=fresh)
+    except KeyboardInterrupt as interrupt:
+        fail(str(interrupt) or "interrupted")
+    except OSError as error:
+        fail(f"{error.filename or folder}: {error.strerror}; choose a folder with --output")
+    except (StudyError, ValueError) as error:
+        fail(str(error))
+    print(f"{folder / chosen.name}.json: {run.caption} ({run.seconds:.0f} s in all)")
+
+
+@app.command()
 def doctor() -> None:
     """Say what works here, what is missing, and how to get it."""
     from rlbook.book.doctor import examine
@@ -324,6 +356,26 @@ def _print_chapters(book, route) -> None:
                 run_minutes = duration(chapter.run_minutes_cpu)
                 study = duration(chapter.study_minutes)
                 table.add_row(chapter.slug, chapter.title, run_minutes, study, needs)
+    _console().print(table)
+
+
+def _print_studies(folder: Path) -> None:
+    """Print the studies, and which of them are recorded in `folder`."""
+    from rich.table import Table
+
+    from rlbook.studies.catalogue import all_studies
+    from rlbook.studies.recorded import load_run
+
+    table = Table("Study", "Title", box=None, header_style="bold")
+    for heading in ("Seeds", "Recorded", "Seconds"):
+        table.add_column(heading, justify="right")
+    for study in all_studies():
+        try:
+            run = load_run(study.name, folder=folder)
+            recorded = (str(len(run.seeds)), f"{run.seconds:.0f}")
+        except FileNotFoundError:
+            recorded = ("no", "")
+        table.add_row(study.name, study.title, str(study.seeds), *recorded)
     _console().print(table)
 
 

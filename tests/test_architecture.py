@@ -241,7 +241,7 @@ def test_every_core_dependency_is_pinned_for_validation() -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
     extras = project["optional-dependencies"]
-    for requirement in project["dependencies"] + extras["lab"] + extras["test"]:
+    for requirement in project["dependencies"] + extras["lab"] + extras["test"] + extras["teach"]:
         assert requirement.partition(">=")[0].lower() in pinned, requirement
 
 

@@ -235,6 +235,76 @@ def test_progress_lists_every_exercise(
     assert re.fullmatch(rf"1 of {len(lines) - 1} exercises are right", lines[-1])
 
 
+# --- study -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: Path):
+    """The study of tests/studies/counted.py, in the place of every study of the book."""
+    from rlbook.studies import catalogue
+
+    monkeypatch.syspath_prepend(root / "tests" / "studies")
+    monkeypatch.setenv("COUNTED_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("RLBOOK_DATA", str(tmp_path / "data"))
+    study = catalogue.study_of("counted")
+    monkeypatch.setattr(catalogue, "find_study", lambda name: study)
+    monkeypatch.setattr(catalogue, "all_studies", lambda: [study])
+    return study
+
+
+def test_study_runs_records_and_lists(rlbook: Run, tiny_study: object, tmp_path: Path) -> None:
+    from rlbook.studies.recorded import load_run
+
+    assert re.search(r"counted +A tiny study .* 3 +no", " ".join(rlbook("study").out.split()))
+    result = rlbook("study", "counted", "--seeds", "2", "--workers", "1")
+    assert result.code == 0 and result.err == ""  # the bar is silent where there is no terminal
+    path = tmp_path / "data" / "runs" / "counted.json"
+    assert result.out.startswith(f"{path}: 2 seeds; rlbook study counted --seeds 2; 20")
+    assert len(load_run("counted").seeds) == 2
+    assert re.search(r"counted .* 3 +2 +\d+ *$", rlbook("study").out)
+    again = rlbook("study", "counted", "--output", str(tmp_path / "elsewhere"), "--seeds", "1")
+    assert again.out.startswith(str(tmp_path / "elsewhere" / "counted.json"))
+    assert (tmp_path / "log").read_text().count("\n") == 3
+
+
+def test_study_names_the_seed_that_failed(
+    rlbook: Run, tiny_study: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTED_FAIL", "1")
+    result = rlbook("study", "counted", "--seeds", "2", "--workers", "1")
+    assert_one_line(result, 1, "1 of 2 seeds of counted failed (seed 1: ArithmeticError: no luck")
+
+
+def test_study_says_what_is_kept_after_ctrl_c(
+    rlbook: Run, tiny_study: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlbook.studies import runner
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt("interrupted; 7 new seeds finished, and the same command goes on")
+
+    monkeypatch.setattr(runner, "run_study", interrupted)
+    assert_one_line(rlbook("study", "counted"), 1, "interrupted; 7 new seeds finished, and the")
+
+
+def test_study_says_where_it_cannot_write(rlbook: Run, tiny_study: object, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = rlbook("study", "counted", "--output", str(tmp_path / "file"))
+    assert_one_line(result, 1, "choose a folder with --output")
+
+
+def test_an_unknown_study_is_one_line(rlbook: Run) -> None:
+    message = "no study is called 'testbeds'; did you mean testbed?"
+    assert_one_line(rlbook("study", "testbeds"), 2, message)
+
+
+def test_the_books_studies_are_listed(rlbook: Run, root: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RLBOOK_HOME", str(root))
+    out = rlbook("study").out
+    for name in ("testbed", "testbed-sweep", "random-walk", "cliff", "maximisation-bias"):
+        assert re.search(rf"(?m)^ *{name} .* \d+ +\d+ +\d+ *$", out), name
+
+
 def test_doctor_reports_what_works(rlbook: Run) -> None:
     result = rlbook("doctor")
     lines = result.out.splitlines()

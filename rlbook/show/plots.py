@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rlbook.statistics import Interval, mean_interval
 from rlbook.tabular import maps
 from rlbook.tabular.gridworld import MOVES, GridWorld
 
@@ -294,18 +295,17 @@ def plot_curves(
     """Draw named curves (convergence, learning, sweeps of a parameter) with units on both axes.
 
     Args:
-        curves: name → heights; told apart by colour and by dashes. Points that a logarithmic
-            axis cannot show (zero or less) are left out.
+        curves: name → heights; told apart by colour and by dashes, the first 36 of them.
+            Points that a logarithmic axis cannot show (zero or less) are left out.
         x: positions shared by all curves; default 1, 2, 3, ...
         log_x, log_y: logarithmic axes.
     """
-    if ax is None:
-        ax = plt.figure(figsize=(6.4, 3.6)).add_subplot()
+    ax = _curve_axes() if ax is None else ax
     for i, (name, y) in enumerate(curves.items()):
         y = np.asarray(y, float)
         position = np.arange(1, len(y) + 1) if x is None else np.asarray(x, float)
         y = np.where(y > 0.0, y, np.nan) if log_y else y
-        ax.plot(position, y, label=name, color=CYCLE[i % 6], linestyle=DASHES[i % 6])
+        ax.plot(position, y, label=name, color=CYCLE[i % 6], linestyle=DASHES[(i + i // 6) % 6])
     if log_y:
         ax.set_yscale("log")
     if log_x:
@@ -313,8 +313,63 @@ def plot_curves(
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     ax.grid(axis="y", color="#dddddd", linewidth=0.8)
     if len(curves) > 1:
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        _legend_outside(ax)
     return ax.figure
+
+
+@styled
+def plot_bands(
+    curves: Mapping[str, np.ndarray],
+    *,
+    xlabel: str,
+    ylabel: str,
+    x: Sequence[float] | np.ndarray | None = None,
+    log_y: bool = False,
+    log_x: bool = False,
+    references: Mapping[str, float] | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw named curves over several seeds: their mean, and the 95% interval of it as a band.
+
+    The band is Student's t at each position by itself (``rlbook.statistics.mean_interval``):
+    how sure the mean is, not how far single seeds spread. One seed has no band.
+
+    Args:
+        curves: name → heights [seeds, T], as ``load_run(name).curves(measure)`` gives them.
+        references: name → height of a dotted grey line, such as a known optimum.
+        x, log_x, log_y, title, ax: as for ``plot_curves``.
+    """
+    bands = {}
+    for name, samples in curves.items():
+        samples = np.asarray(samples, float)
+        if samples.ndim != 2 or len(samples) == 0:
+            raise ValueError(f"curve {name!r} must have shape [seeds, T]; it is {samples.shape}")
+        single = len(samples) == 1
+        bands[name] = Interval(*samples[[0, 0, 0]]) if single else mean_interval(samples)
+    ax = _curve_axes() if ax is None else ax
+    drawn = len(ax.lines)
+    means = {name: band.mean for name, band in bands.items()}
+    labels = {"xlabel": xlabel, "ylabel": ylabel, "title": title}
+    plot_curves(means, x=x, log_y=log_y, log_x=log_x, ax=ax, **labels)
+    for line, band in zip(ax.lines[drawn:], bands.values(), strict=True):
+        shown = np.stack([band.low, band.high])
+        if log_y and (shown > 0.0).any():  # a band that reaches 0 is cut at the lowest point shown
+            shown = np.maximum(shown, shown[shown > 0.0].min())
+        ax.fill_between(line.get_xdata(), *shown, color=line.get_color(), alpha=0.2, linewidth=0)
+    for name, height in (references or {}).items():
+        ax.axhline(height, color="#777777", linestyle=":", linewidth=1.5, label=name)
+    if len(curves) + len(references or {}) > 1:
+        _legend_outside(ax)
+    return ax.figure
+
+
+def _curve_axes() -> Axes:
+    return plt.figure(figsize=(6.4, 3.6)).add_subplot()
+
+
+def _legend_outside(ax: Axes) -> None:
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 @styled

@@ -1,6 +1,6 @@
 """Episodes: what an agent that follows a policy sees, one step after another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +52,23 @@ def sample_episode(
             f"{policy.sum(axis=-1).max():.3g}"
         )
     cumulative = policy.cumsum(axis=1)
+
+    def choose(state: int) -> int:
+        draw = generator.random() * cumulative[state, -1]
+        return int(np.searchsorted(cumulative[state], draw, side="right"))
+
     state, _ = env.reset(seed=int(generator.integers(2**31)))
-    states, actions, rewards = [int(state)], [], []
+    return play(env, int(state), choose, max_steps=max_steps)
+
+
+def play(env: Any, state: int, choose: Callable[[int], int], *, max_steps: int = 10_000) -> Episode:
+    """Finish an episode that stands in ``state``: ``choose`` maps each state to an action."""
+    states, actions, rewards = [state], [], []
     terminated = truncated = False
     while not (terminated or truncated):
-        draw = generator.random() * cumulative[states[-1], -1]
-        action = int(np.searchsorted(cumulative[states[-1]], draw, side="right"))
-        state, reward, terminated, truncated, _ = env.step(action)
-        states.append(int(state))
+        action = choose(states[-1])
+        s_next, reward, terminated, truncated, _ = env.step(action)
+        states.append(int(s_next))
         actions.append(action)
         rewards.append(float(reward))
         truncated = truncated or (len(actions) >= max_steps and not terminated)

@@ -9,10 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from rlbook.tabular.episodes import Episode, sample_episode
+from rlbook.tabular.episodes import Episode, play, sample_episode
 from rlbook.tabular.mdp import MDP
 from rlbook.tabular.planning import policy_evaluation
-from rlbook.tabular.td import Schedule, action_table, check_discount, scheduled
+from rlbook.tabular.td import (
+    Explorer,
+    Schedule,
+    action_table,
+    begin,
+    check_discount,
+    scheduled,
+    state_table,
+)
 
 
 class MonteCarloReport(NamedTuple):
@@ -45,7 +53,10 @@ def returns_to_go(rewards: Float[np.ndarray, " T"], *, gamma: float) -> Float[np
 
 def first_visits(states: Int[np.ndarray, " T"]) -> Int[np.ndarray, " F"]:
     """The times at which a state is seen for the first time in an episode, in order."""
-    return np.sort(np.unique(states, return_index=True)[1])
+    first: dict[int, int] = {}
+    for t, state in enumerate(states.tolist()):
+        first.setdefault(state, t)
+    return np.array(list(first.values()), int)
 
 
 def monte_carlo_prediction(
@@ -56,6 +67,8 @@ def monte_carlo_prediction(
     episodes: int,
     generator: np.random.Generator,
     every_visit: bool = False,
+    step_size: float | None = None,
+    V: Float[np.ndarray, " S"] | None = None,
 ) -> Iterator[MonteCarloReport]:
     """Estimate V of a policy by the average return after visits to each state.
 
@@ -67,20 +80,24 @@ def monte_carlo_prediction(
         episodes: how many to run. generator: the source of randomness.
         every_visit: average over every visit (biased for finite samples, consistent) instead
             of the first visit in each episode (unbiased).
+        step_size: a constant in (0, 1] instead of 1/n(s): recent returns count more.
+        V: first guess [S]; default 0. It is copied; with 1/n(s) the first return replaces it.
 
     Raises:
         ValueError: an episode is truncated: it has no return (which episode).
 
     Book: 04_monte_carlo. Source: Sutton and Barto (2018), section 5.1; Singh and Sutton (1996).
     """
-    V, counts = np.zeros(len(policy)), np.zeros(len(policy))
+    if step_size is not None:
+        scheduled(step_size, 0, "alpha")
+    V, counts = state_table(env, V), np.zeros(len(policy))
     for i in range(episodes):
         episode = _whole_episode(env, policy, i, generator)
         visited = episode.states[:-1]
         G = returns_to_go(episode.rewards, gamma=gamma)
         for t in range(len(G)) if every_visit else first_visits(visited):
             counts[visited[t]] += 1
-            V[visited[t]] += (G[t] - V[visited[t]]) / counts[visited[t]]
+            V[visited[t]] += (step_size or 1.0 / counts[visited[t]]) * (G[t] - V[visited[t]])
         yield MonteCarloReport(i, float(episode.rewards.sum()), counts, V=V)
 
 
@@ -107,11 +124,72 @@ def monte_carlo_control(
     """
     if step_size is not None:
         scheduled(step_size, 0, "alpha")
+    check_discount(gamma)
     Q = action_table(env)
     counts = np.zeros_like(Q)
+    explorer = Explorer(generator)
     for i in range(episodes):
-        policy = epsilon_greedy(Q, scheduled(epsilon, i, "epsilon"))
-        episode = _whole_episode(env, policy, i, generator)
+        epsilon_now = scheduled(epsilon, i, "epsilon")
+        episode = play(
+            env, begin(env, i, generator), lambda s, e=epsilon_now: explorer.draw(Q[s], e)
+        )
+        _check_ended(episode, i)
+        _average_first_visits(Q, counts, episode, gamma, step_size)
+        yield MonteCarloReport(i, float(episode.rewards.sum()), counts, Q=Q)
+
+
+def monte_carlo_exploring_starts(
+    env: Any,
+    starts: Int[np.ndarray, " starts"],
+    *,
+    gamma: float,
+    episodes: int,
+    generator: np.random.Generator,
+    step_size: float | None = None,
+    horizon: int | None = None,
+) -> Iterator[MonteCarloReport]:
+    """Control with exploring starts: begin anywhere, with any action, then act greedily in Q.
+
+        (s_0, a_0) uniform over starts × actions;     a_t = argmax_a Q(s_t, a), ties at random
+        Q(s, a) ← Q(s, a) + [ G_t - Q(s, a) ] / n(s, a)     at first visits of (s, a)
+
+    Only the first action explores, so a greedy policy may never end: in a gridworld it bumps
+    into a wall for ever where the bump is the best action known. Such an episode is refused,
+    unless a ``horizon`` is given.
+
+    Args:
+        env: a gymnasium environment with discrete spaces that starts where it is told,
+            ``reset(options={"state": s})``: GridWorld and NumberedBlackjack do.
+        starts: the states to start in, none of them terminal.
+        gamma: discount. episodes, generator, step_size: as for ``monte_carlo_control``.
+        horizon: an episode that lasts so many steps ends there, and what it has earned is its
+            return: Q is then learned for a task with this time limit, not for the endless one.
+
+    Raises:
+        ValueError: the environment starts elsewhere; an episode that does not end (which).
+
+    Book: 04_monte_carlo. Source: Sutton and Barto (2018), section 5.3 (Monte Carlo ES).
+    """
+    if step_size is not None:
+        scheduled(step_size, 0, "alpha")
+    if len(starts) == 0:
+        raise ValueError("starts is empty: name the states to start in")
+    if horizon is not None and horizon < 1:
+        raise ValueError(f"horizon={horizon} must be at least 1 step")
+    check_discount(gamma)
+    Q = action_table(env)
+    counts = np.zeros_like(Q)
+    explorer = Explorer(generator)
+    for i in range(episodes):
+        state = _begin_in(env, int(starts[int(explorer.uniform() * len(starts))]), i, generator)
+        first = [int(explorer.uniform() * Q.shape[1])]
+
+        def choose(s: int, first: list[int] = first) -> int:
+            return first.pop() if first else explorer.draw(Q[s], 0.0)
+
+        episode = play(env, state, choose, max_steps=horizon or 10_000)
+        if len(episode) != horizon:
+            _check_ended(episode, i, "a horizon= that ends the task, ")
         _average_first_visits(Q, counts, episode, gamma, step_size)
         yield MonteCarloReport(i, float(episode.rewards.sum()), counts, Q=Q)
 
@@ -208,13 +286,31 @@ def _average_first_visits(
         Q[s, a] += (step_size or 1.0 / counts[s, a]) * (G[t] - Q[s, a])
 
 
+def _begin_in(env: Any, state: int, number: int, generator: np.random.Generator) -> int:
+    """Start an episode in a state; the first one seeds the environment."""
+    seed = int(generator.integers(2**31)) if number == 0 else None
+    begun = int(env.reset(seed=seed, options={"state": state})[0])
+    if begun != state:
+        raise ValueError(
+            f"{type(env.unwrapped).__name__} began in state {begun}, not in {state} as told: "
+            'exploring starts need an environment that obeys reset(options={"state": s}); '
+            "use monte_carlo_control"
+        )
+    return begun
+
+
 def _whole_episode(
     env: Any, policy: np.ndarray, number: int, generator: np.random.Generator
 ) -> Episode:
     episode = sample_episode(env, policy, generator=generator)
+    _check_ended(episode, number)
+    return episode
+
+
+def _check_ended(episode: Episode, number: int, remedy: str = "") -> None:
     if not episode.terminated:
         raise ValueError(
             f"episode {number} was cut after {len(episode)} steps, so its return is unknown: "
-            "Monte Carlo needs episodes that end; use a policy that ends them, or TD (chapter 05)"
+            f"Monte Carlo needs episodes that end; use {remedy}a policy that ends them, or TD "
+            "(chapter 05)"
         )
-    return episode

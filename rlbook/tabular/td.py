@@ -8,6 +8,7 @@ terminated transition has no future; a truncated one is bootstrapped like any ot
 ends the episode.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -89,7 +90,7 @@ def n_step_td(
     if n < 1:
         raise ValueError(f"n={n} must be at least 1 step")
     check_discount(gamma)
-    V = _state_table(env, V)
+    V = state_table(env, V)
     actor = _Actor(env, policy, generator)
     for episode in range(episodes):
         alpha_now = scheduled(alpha, episode, "alpha")
@@ -133,7 +134,7 @@ def td_lambda(
     if not 0.0 <= lam <= 1.0:
         raise ValueError(f"lam={lam} must lie in [0, 1]")
     check_discount(gamma)
-    V = _state_table(env, V)
+    V = state_table(env, V)
     actor = _Actor(env, policy, generator)
     for episode in range(episodes):
         alpha_now = scheduled(alpha, episode, "alpha")
@@ -174,7 +175,8 @@ def sarsa(
         epsilon: share of random actions in [0, 1], or a function of the episode.
         episodes: how many to run.
         generator: draws actions, and the seed of the environment.
-        Q: first guess [S, A]; default 0. It is copied.
+        Q: first guess [S, A]; default 0. It is copied. An entry of -inf says that the state does
+            not offer that action: it is never taken.
 
     Book: 05_temporal_difference. Source: Rummery and Niranjan (1994); Sutton and Barto (2018),
     equation 6.7.
@@ -219,7 +221,7 @@ def expected_sarsa(
     """
 
     def value(row: np.ndarray, epsilon: float) -> float:
-        return (1.0 - epsilon) * row.max() + epsilon * row.mean()
+        return (1.0 - epsilon) * row.max() + epsilon * row[row > -np.inf].mean()
 
     yield from _one_step_control(env, value, gamma, alpha, epsilon, episodes, generator, Q)
 
@@ -322,8 +324,8 @@ def _one_step_control(
 
 
 class Explorer:
-    """Draws ε-greedy actions, ties at random. Uniform numbers are drawn in blocks: one call of
-    numpy per action would cost more than the learning."""
+    """Draws ε-greedy actions, ties at random; never one whose value is -inf. Uniform numbers are
+    drawn in blocks: one call of numpy per action would cost more than the learning."""
 
     BLOCK = 4096
 
@@ -339,7 +341,8 @@ class Explorer:
     def draw(self, row: np.ndarray, epsilon: float) -> int:
         values = row.tolist()
         if epsilon > 0.0 and self.uniform() < epsilon:
-            return int(self.uniform() * len(values))
+            offered = [action for action, value in enumerate(values) if value > -math.inf]
+            return offered[int(self.uniform() * len(offered))]
         best = max(values)
         ties = [action for action, value in enumerate(values) if value == best]
         return ties[0] if len(ties) == 1 else ties[int(self.uniform() * len(ties))]
@@ -374,11 +377,15 @@ def table_sizes(env: Any) -> tuple[int, int]:
 
 
 def action_table(env: Any, Q: Any = None) -> Float[np.ndarray, "S A"]:
-    """A fresh table [S, A] for an environment: zeros, or a checked copy of ``Q``."""
+    """A fresh table [S, A] for an environment: zeros, or a checked copy of ``Q``.
+
+    Entries of -inf mark actions that a state does not offer; every state offers one at least.
+    """
     return _checked_copy(Q, table_sizes(env), "Q")
 
 
-def _state_table(env: Any, V: Any) -> Float[np.ndarray, " S"]:
+def state_table(env: Any, V: Any = None) -> Float[np.ndarray, " S"]:
+    """A fresh table [S] for an environment: zeros, or a checked copy of ``V``."""
     return _checked_copy(V, table_sizes(env)[:1], "V")
 
 
@@ -386,7 +393,8 @@ def _checked_copy(table: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     table = np.zeros(shape) if table is None else np.array(table, float)
     if table.shape != shape:
         raise ValueError(f"{name} must have shape {shape}; it has shape {table.shape}")
-    if not np.isfinite(table).all():
+    finite, withheld = np.isfinite(table), (table == -np.inf) & (table.ndim == 2)
+    if not ((finite | withheld).all() and finite.any(axis=-1).all()):
         raise ValueError(f"{name} must hold finite numbers")
     return table
 

@@ -11,6 +11,7 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 from rlbook.show import chapter_map, plots
+from rlbook.statistics import mean_interval
 from rlbook.tabular import maps
 from rlbook.tabular.gridworld import MOVES, GridWorld
 from rlbook.tabular.planning import value_iteration
@@ -226,6 +227,86 @@ def test_curves_differ_in_colour_and_in_dashes() -> None:
     lines = plots.plot_curves(curves, xlabel="x", ylabel="y").axes[0].lines
     assert len({line.get_color() for line in lines}) == 6
     assert len({str(line._unscaled_dash_pattern) for line in lines}) == 6
+
+
+def test_a_seventh_curve_has_the_first_colour_and_other_dashes() -> None:
+    curves = {str(i): [1.0, 2.0] for i in range(36)}
+    lines = plots.plot_curves(curves, xlabel="x", ylabel="y").axes[0].lines
+    assert lines[6].get_color() == lines[0].get_color()
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines}
+    assert len(looks) == 36
+
+
+def bands(ax: Axes) -> list[np.ndarray]:
+    """The corners of each band [points, 2]."""
+    return [collection.get_paths()[0].vertices for collection in ax.collections]
+
+
+def test_a_band_is_the_interval_of_the_mean_around_its_line() -> None:
+    curves = {name: np.random.default_rng(i).normal(size=(5, 3)) for i, name in enumerate("ab")}
+    x = [10.0, 20.0, 30.0]
+    ax = plots.plot_bands(curves, x=x, xlabel="step", ylabel="return", title="t").axes[0]
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("step", "return", "t")
+    for line, corners, samples in zip(ax.lines, bands(ax), curves.values(), strict=True):
+        expected = mean_interval(samples)
+        assert line.get_xdata().tolist() == x
+        assert np.allclose(line.get_ydata(), samples.mean(axis=0))
+        for position, low, high in zip(x, expected.low, expected.high, strict=True):
+            heights = corners[corners[:, 0] == position, 1]
+            assert (heights.min(), heights.max()) == pytest.approx((low, high))
+    assert [to_hex(c.get_facecolor()[0]) for c in ax.collections] == [
+        line.get_color().lower() for line in ax.lines
+    ]
+
+
+def test_bands_share_the_looks_of_curves() -> None:
+    curves = {name: np.ones((2, 3)) for name in "abcdefgh"}
+    by_bands = plots.plot_bands(curves, xlabel="x", ylabel="y").axes[0].lines
+    by_curves = plots.plot_curves({n: np.ones(3) for n in curves}, xlabel="x", ylabel="y")
+    for one, other in zip(by_bands, by_curves.axes[0].lines, strict=True):
+        assert one.get_color() == other.get_color()
+        assert one._unscaled_dash_pattern == other._unscaled_dash_pattern
+
+
+def test_one_seed_is_a_line_without_width() -> None:
+    ax = plots.plot_bands({"a": np.array([[1.0, 4.0]])}, xlabel="x", ylabel="y").axes[0]
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 4.0]
+    corners = bands(ax)[0]
+    assert {tuple(corner) for corner in corners.tolist()} == {(1.0, 1.0), (2.0, 4.0)}
+
+
+def test_references_are_dotted_lines_in_the_legend() -> None:
+    options = {"xlabel": "x", "ylabel": "y", "references": {"optimum": 1.5}}
+    ax = plots.plot_bands({"a": np.zeros((2, 3))}, **options).axes[0]
+    assert list(ax.lines[-1].get_ydata()) == [1.5, 1.5]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "optimum"]
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1  # outside
+    assert (
+        plots.plot_bands({"a": np.zeros((2, 3))}, xlabel="x", ylabel="y").axes[0].get_legend()
+        is None
+    )
+
+
+def test_a_band_that_reaches_zero_stays_on_a_logarithmic_axis() -> None:
+    samples = np.array([[1.0, 4.0], [0.01, 5.0]])  # the interval of the first point passes 0
+    ax = plots.plot_bands({"a": samples}, xlabel="x", ylabel="y", log_y=True, log_x=True).axes[0]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert mean_interval(samples).low[0] < 0.0 < bands(ax)[0][:, 1].min()
+    assert ax.get_ylim()[0] > 1e-3
+
+
+def test_bands_can_share_axes_with_other_lines() -> None:
+    fig, (ax,) = plots.panels(1)
+    ax.plot([1, 2], [0, 0])
+    assert plots.plot_bands({"a": np.ones((2, 2))}, xlabel="x", ylabel="y", ax=ax) is fig
+    assert len(ax.lines) == 2 and len(ax.collections) == 1
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 3), (2, 2, 2)])
+def test_a_band_needs_seeds_and_positions(shape: tuple) -> None:
+    with pytest.raises(ValueError, match=r"curve 'a' must have shape \[seeds, T\]; it is"):
+        plots.plot_bands({"a": np.zeros(shape)}, xlabel="x", ylabel="y")
 
 
 def test_a_heat_map_writes_its_numbers_where_they_belong() -> None:

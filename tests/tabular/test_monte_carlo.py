@@ -1,5 +1,6 @@
 """Monte Carlo: by hand, against exact planning, and against enumeration."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -12,12 +13,13 @@ from rlbook.tabular.monte_carlo import (
     epsilon_greedy,
     first_visits,
     monte_carlo_control,
+    monte_carlo_exploring_starts,
     monte_carlo_prediction,
     off_policy_prediction,
     return_variance,
     returns_to_go,
 )
-from rlbook.tabular.planning import policy_evaluation, value_iteration
+from rlbook.tabular.planning import optimal_actions, policy_evaluation, value_iteration
 
 GAMMA = 0.9
 
@@ -74,6 +76,24 @@ def test_first_and_every_visit_by_hand(every_visit, values, counts):
     assert reports[-1].V == pytest.approx(values, abs=1e-12)
     assert reports[-1].counts.tolist() == counts
     assert [(r.episode, r.episode_return, r.Q) for r in reports] == [(0, 7.0, None), (1, 3.0, None)]
+
+
+def test_a_constant_step_by_hand():
+    # One state, seen once in each of two episodes that pay 8 and then 0; V starts at 4:
+    # 4 + 0.5 (8 - 4) = 6, then 6 + 0.5 (0 - 6) = 3. With 1/n: 8, then 4.
+    def learn(**options):
+        env = Scripted([(0, 8.0, 1, "terminated")], [(0, 0.0, 1, "terminated")], S=2)
+        guess = np.array([4.0, 7.0])
+        settings = {"gamma": 1.0, "episodes": 2, "generator": rng(), "V": guess}
+        reports = monte_carlo_prediction(env, np.ones((2, 1)), **settings, **options)
+        values = [report.V.tolist() for report in reports]
+        assert guess.tolist() == [4.0, 7.0]  # the caller's table is left alone
+        return values
+
+    assert learn(step_size=0.5) == [[6.0, 7.0], [3.0, 7.0]]
+    assert learn() == [[8.0, 7.0], [4.0, 7.0]]
+    with pytest.raises(ValueError, match=r"alpha=1.5 in episode 0: it must lie in \(0, 1\]"):
+        learn(step_size=1.5)
 
 
 @pytest.mark.parametrize(("step_size", "expected"), [(None, [5.0, 4.0, 0.0]), (0.5, [3.25, 2, 0])])
@@ -227,6 +247,101 @@ def test_control_comes_near_the_best_epsilon_soft_policy():
     start = int(env.start.argmax())
     assert learned[start] <= best[start] + 1e-9
     assert learned[start] > best[start] - 0.05
+
+
+# --- exploring starts ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step_size", "expected"), [(None, [5.0, 4.0, 0.0]), (0.5, [3.25, 2, 0])])
+def test_exploring_starts_by_hand(step_size, expected):
+    # with one action there is nothing to explore: the numbers of test_control_by_hand
+    settings = {"gamma": 1.0, "episodes": 2, "generator": rng(), "step_size": step_size}
+    env = Scripted(TWICE, ONCE, S=3)
+    report = last(monte_carlo_exploring_starts(env, np.array([0]), **settings))
+    assert report.Q[:, 0].tolist() == expected
+    assert report.counts[:, 0].tolist() == [2, 1, 0]
+
+
+class Pairs(gym.Wrapper):
+    """Keeps the (state, action) pairs of each episode."""
+
+    def reset(self, **options):
+        self.state, info = self.env.reset(**options)
+        self.episodes = [*getattr(self, "episodes", []), []]
+        return self.state, info
+
+    def step(self, action):
+        self.episodes[-1].append((self.state, action))
+        self.state, *rest = self.env.step(action)
+        return self.state, *rest
+
+
+def test_every_pair_is_started_in_and_the_rest_is_greedy():
+    # Corridor S..G: once right is known to be best, only first actions go elsewhere. Of 300 late
+    # episodes 25 begin with each pair of 3 states and 4 actions, give or take 4.8: none of the 12
+    # is below 5 but for a probability of 12 · 3e-7.
+    env = Pairs(GridWorld("S..G"))
+    settings = {"gamma": 1.0, "episodes": 600, "generator": rng(2), "horizon": 30}
+    Q = last(monte_carlo_exploring_starts(env, np.arange(3), **settings)).Q
+    assert Q[:3].argmax(axis=1).tolist() == [1, 1, 1]
+    late = env.episodes[300:]
+    begun = np.zeros((4, 4), int)
+    np.add.at(begun, tuple(np.array([episode[0] for episode in late]).T), 1)
+    assert (begun[:3] >= 5).all()
+    assert begun[3].sum() == 0
+    assert all(action == 1 for episode in late for _, action in episode[1:])
+
+
+def test_exploring_starts_find_the_optimal_policy():
+    # All 20 trial seeds found an optimal action in every state.
+    env = GridWorld("S..\n.#.\n..G")
+    mdp = env.mdp()
+    starts = np.flatnonzero(~mdp.terminal)
+    settings = {"gamma": GAMMA, "episodes": 600, "generator": rng(0), "horizon": 50}
+    Q = last(monte_carlo_exploring_starts(env, starts, step_size=0.2, **settings)).Q
+    best = optimal_actions(value_iteration(mdp, gamma=GAMMA).Q)
+    assert best[starts, Q[starts].argmax(axis=1)].all()
+
+
+def test_a_greedy_policy_that_never_ends_is_refused():
+    # In a corridor most moves bump into a wall. Rewards are -1, so an action never tried (0)
+    # looks best: soon one such bump is the only best action of a state, and greedy for ever.
+    settings = {"gamma": 1.0, "episodes": 200, "generator": rng(0)}
+    starts = np.arange(5)
+    with pytest.raises(ValueError, match=r"was cut after 10000 steps.*use a horizon= that ends"):
+        list(monte_carlo_exploring_starts(GridWorld("S....G"), starts, **settings))
+    # With a horizon the loops cost 20, and 10 of 10 trial seeds end with the right policy.
+    env = GridWorld("S....G")
+    reports = list(monte_carlo_exploring_starts(env, starts, horizon=20, **settings))
+    assert min(report.episode_return for report in reports) == -20.0
+    assert reports[-1].Q[starts].argmax(axis=1).tolist() == [1] * 5
+
+
+def test_a_horizon_ends_the_task():
+    # reward 1 a step: three steps are worth 1 + 0.5 + 0.25
+    settings = {"gamma": 0.5, "episodes": 4, "generator": rng(), "horizon": 3}
+    report = last(monte_carlo_exploring_starts(Ticking(A=1), np.array([0]), **settings))
+    assert report.Q.tolist() == [[1.75]]
+    assert (report.episode, report.episode_return) == (3, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("env", "change", "message"),
+    [
+        (Ticking(), {}, "episode 0 was cut after 5 steps"),
+        (Ticking(), {"horizon": 7}, "episode 0 was cut after 5 steps"),
+        (Ticking(), {"horizon": 0}, "horizon=0 must be at least 1"),
+        (Ticking(), {"gamma": 1.5}, "gamma=1.5"),
+        (Ticking(), {"step_size": 0.0}, "0.0"),
+        (Scripted(ONCE, S=3), {"starts": np.array([2])}, "Scripted began in state 0, not in 2"),
+        (GridWorld("S.G"), {"starts": np.array([2])}, "cannot start in state 2"),
+        (Ticking(), {"starts": np.array([], int)}, "starts is empty"),
+    ],
+)
+def test_exploring_starts_name_bad_input(env, change, message):
+    settings = {"starts": np.array([0]), "gamma": 0.9, "episodes": 1, "generator": rng()} | change
+    with pytest.raises(ValueError, match=message):
+        list(monte_carlo_exploring_starts(env, **settings))
 
 
 # --- arguments ----------------------------------------------------------------------------------
