@@ -107,6 +107,9 @@ def _ucb_cases(rng):
         if A > 3:
             counts[-1] = 0
         cases.append({"Q": random_halves(rng, A), "counts": counts, "c": c})
+    # After a single pull ln t = 0: the width of the arm pulled is 0, that of the others still ∞.
+    for counts in ([1, 0], [0, 0, 1]):
+        cases.append({"Q": counts / np.array(2.0), "counts": np.array(counts), "c": 2.0})
     return cases
 
 
@@ -158,6 +161,25 @@ def _all_pulls(Q, counts, arm, reward):
     return Q + (np.arange(len(Q)) == arm) * (reward - Q) / (counts.sum() + 1)
 
 
+def _divided_by_zero(Q, counts, c):
+    with np.errstate(all="ignore"):
+        return Q + c * np.sqrt(np.log(counts.sum()) / counts)
+
+
+def _last_pulls_only(arms, rewards, A):
+    posterior = np.ones((A, 2))
+    posterior[arms, 0] += rewards
+    posterior[arms, 1] += 1.0 - rewards
+    return posterior
+
+
+def _one_by_one(H, arm, reward, baseline, alpha):
+    H = H.copy()
+    for a in range(len(H)):
+        H[a] += alpha * (reward - baseline) * ((a == arm) - _softmax(H)[a])
+    return H
+
+
 def _step_with(pi_term):
     """A gradient step whose direction is ``pi_term(pulled, pi)``."""
 
@@ -184,6 +206,14 @@ EXERCISES: dict[str, Exercise] = {
                 "dividing by the pulls of all arms",
                 _all_pulls,
                 "An arm's average knows only the arm's own rewards: whose pulls should count?",
+            ),
+            WrongAnswer(
+                "adding the reward to the average and dividing by the count",
+                lambda Q, counts, arm, reward: np.where(
+                    np.arange(len(Q)) == arm, (Q + reward) / (counts + 1), Q
+                ),
+                "The division by n needs the sum of all n rewards. How do you get the earlier "
+                "sum back from an average?",
             ),
             WrongAnswer(
                 "adding the reward, not its distance from the estimate",
@@ -291,6 +321,21 @@ EXERCISES: dict[str, Exercise] = {
                 "while an arm waits?",
             ),
             WrongAnswer(
+                "the logarithm of t + 1",
+                lambda Q, counts, c: np.where(
+                    counts == 0,
+                    np.inf,
+                    Q + c * np.sqrt(np.log(counts.sum() + 1) / np.maximum(counts, 1)),
+                ),
+                "Some books number the pull that is about to be made. What does t count here?",
+            ),
+            WrongAnswer(
+                "a division by the count of an untried arm",
+                _divided_by_zero,
+                "Dividing by 0 gives ∞, except where ln t is 0 as well: after a single pull it "
+                "gives nan. How can untried arms be kept out of the formula?",
+            ),
+            WrongAnswer(
                 "the logarithm to base 10",
                 lambda Q, counts, c: np.where(
                     counts == 0,
@@ -308,6 +353,15 @@ EXERCISES: dict[str, Exercise] = {
                     Q + np.sqrt(c * np.log(counts.sum()) / np.maximum(counts, 1)),
                 ),
                 "Doubling c should double the width.",
+            ),
+            WrongAnswer(
+                "the root of the logarithm only",
+                lambda Q, counts, c: np.where(
+                    counts == 0,
+                    np.inf,
+                    Q + c * np.sqrt(np.log(counts.sum())) / np.maximum(counts, 1),
+                ),
+                "Four times the pulls should halve the width. What else belongs under the root?",
             ),
             WrongAnswer(
                 "no root at all",
@@ -380,6 +434,12 @@ EXERCISES: dict[str, Exercise] = {
                 "the prior of the next.",
             ),
             WrongAnswer(
+                "counting only the last pull of each arm",
+                _last_pulls_only,
+                "`array[arms] += ...` adds once to an arm, however often it stands in `arms`. "
+                "How do you add once per pull?",
+            ),
+            WrongAnswer(
                 "the mean of the posterior",
                 lambda arms, rewards, A: (
                     beta_posterior(arms, rewards, A)[:, 0]
@@ -440,6 +500,18 @@ EXERCISES: dict[str, Exercise] = {
                 "A baseline answers: how much better than usual? Which operation compares?",
             ),
             WrongAnswer(
+                "no step size",
+                lambda H, arm, reward, baseline, alpha: gradient_step(
+                    H, arm, reward, baseline, 1.0
+                ),
+                "The direction is right. How far should one sample move the agent?",
+            ),
+            WrongAnswer(
+                "a new π for each preference",
+                _one_by_one,
+                "All preferences move at once. With which H was the arm drawn?",
+            ),
+            WrongAnswer(
                 "no baseline",
                 lambda H, arm, reward, baseline, alpha: gradient_step(H, arm, reward, 0.0, alpha),
                 "Right on average, but it is not the step asked for: where has the baseline gone?",
@@ -463,6 +535,11 @@ EXERCISES: dict[str, Exercise] = {
                 "the plain average of the arms",
                 lambda H, means: _softmax(H) * (means - means.mean()),
                 "J weighs each arm by its probability; here all arms weigh the same.",
+            ),
+            WrongAnswer(
+                "a comparison with the best arm",
+                lambda H, means: _softmax(H) * (means - means.max()),
+                "No preference would ever rise. With what does the policy compare an arm?",
             ),
             WrongAnswer(
                 "nothing subtracted",

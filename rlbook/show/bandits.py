@@ -75,11 +75,11 @@ def plot_beliefs(
     title: str = "",
     ax: Axes | None = None,
 ) -> Figure:
-    """The Beta posterior of each arm; ticks on the axis mark the true probabilities.
+    """The Beta posterior of each arm; triangles on the axis mark the true probabilities.
 
     Args:
         successes, failures: Beta parameters, the prior's 1 included.
-        means: the true probabilities, drawn as ticks below the curves.
+        means: the true probabilities, drawn as triangles below the curves.
         draws: one θ per arm, drawn as a dot on its curve.
         top: end of the vertical axis; default from the curves.
     """
@@ -133,10 +133,11 @@ def thompson_history(means: list[float], *, pulls: int, seed: int) -> list[Belie
     return history
 
 
-def draw_thompson(
-    history: list[Belief], means: list[float], *, pull: int, top: float = 9.0
-) -> tuple[Figure, str]:
-    """The posteriors after ``pull`` pulls, with the draws that choose the next arm."""
+def draw_thompson(history: list[Belief], means: list[float], *, pull: int) -> tuple[Figure, str]:
+    """The posteriors after ``pull`` pulls, with the draws that choose the next arm.
+
+    The vertical axis reaches above the highest curve of the whole history.
+    """
     now = history[pull]
     fig, (ax,) = panels(1, width=6.4, height=3.8)
     plot_beliefs(
@@ -144,12 +145,19 @@ def draw_thompson(
         now.failures,
         means=np.array(means, float),
         draws=now.draws,
-        top=top,
+        top=1.05 * max(_peak(belief) for belief in history),
         title=f"after {pull} pulls",
         ax=ax,
     )
     thetas = ", ".join(f"{theta:.2f}" for theta in now.draws)
     return fig, f"draws {thetas}: pull arm {now.arm}; it pays {now.reward:.0f}"
+
+
+def _peak(belief: Belief) -> float:
+    """The greatest density of a belief; that of an arm is at (a - 1) / (a + b - 2)."""
+    successes, failures = belief.successes - 1.0, belief.failures - 1.0
+    modes = successes / np.maximum(successes + failures, 1.0)
+    return float(beta.pdf(modes, belief.successes, belief.failures).max())
 
 
 def thompson_stepper(means: list[float], *, pulls: int = 100, seed: int = 0) -> ipywidgets.Widget:
@@ -184,6 +192,7 @@ def draw_regret(
     }
     fig, (ax,) = panels(1, width=7.0, height=3.8)
     plot_curves(regrets, xlabel="pull (log axis)", ylabel="regret (rewards)", log_x=True, ax=ax)
+    ax.set_ylim(bottom=0.0)
     words = ", ".join(f"{name} {regret[-1]:.1f}" for name, regret in regrets.items())
     return fig, f"regret after {pulls} pulls: {words}"
 

@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from rlbook.show import bandits
 from rlbook.show.plots import CYCLE, png_bytes
-from rlbook.tabular.bandits import Bandit, EpsilonGreedy, play
+from rlbook.tabular.bandits import UCB, Bandit, EpsilonGreedy, ThompsonBeta, play
 
 MEANS = [0.3, 0.5, 0.7]
 
@@ -34,6 +34,8 @@ def test_bells_stand_at_their_means_and_are_as_wide_as_the_noise() -> None:
     reach = ax.collections[0].get_paths()[0].get_extents()
     assert (reach.y0, reach.y1) == pytest.approx((1.0 - 6.0, 1.0 + 6.0))
     assert reach.x1 - reach.x0 == pytest.approx(0.8)
+    x, y = ax.collections[0].get_paths()[0].vertices.T
+    assert np.abs(x[np.isclose(y, 3.0)]) == pytest.approx(0.4 * np.exp(-0.5))  # one noise above
 
 
 def test_bounds_reach_from_the_estimate_to_the_upper_end() -> None:
@@ -42,6 +44,8 @@ def test_bounds_reach_from_the_estimate_to_the_upper_end() -> None:
     bars = [line for line in ax.lines if line.get_linewidth() == 5]
     assert [tuple(line.get_ydata()) for line in bars] == [(0.2, 1.5), (0.6, 0.9), (0.4, 0.5)]
     assert [line.get_color() for line in bars] == [CYCLE[1], CYCLE[0], CYCLE[0]]
+    dots = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"]
+    assert dots == Q.tolist()
     (crosses,) = [line for line in ax.lines if line.get_marker() == "x"]
     assert crosses.get_ydata().tolist() == MEANS
 
@@ -99,6 +103,17 @@ def test_the_film_keeps_its_size_and_its_axes() -> None:
     assert len({size(fig) for fig in figures}) == 1
 
 
+def test_curves_and_draws_of_nearly_certain_arms_are_inside_the_picture() -> None:
+    """Arms that nearly always pay have densities far above 9, where the axis once ended."""
+    history = bandits.thompson_history([0.97, 0.02], pulls=101, seed=0)
+    heights = []
+    for pull in range(0, 101, 10):
+        ax = bandits.draw_thompson(history, [0.97, 0.02], pull=pull)[0].axes[0]
+        heights += [np.max(line.get_ydata()) for line in ax.lines]
+        top = ax.get_ylim()[1]
+    assert 12.0 < max(heights) < top
+
+
 def test_stepping_shows_the_next_pull() -> None:
     box = bandits.thompson_stepper(MEANS, pulls=4)
     (slider,), (image,) = find(box, ipywidgets.IntSlider), find(box, ipywidgets.Image)
@@ -120,13 +135,19 @@ def test_the_explorer_plots_the_regret_of_the_package() -> None:
     agent = EpsilonGreedy(20, 2, epsilon=0.2)
     regret = play(bandit, agent, pulls=50, generator=np.random.default_rng(0)).regret
     np.testing.assert_allclose(fig.axes[0].lines[0].get_ydata(), regret)
+    for line, other in zip(
+        fig.axes[0].lines[1:], (UCB(20, 2, c=1.0), ThompsonBeta(20, 2)), strict=True
+    ):
+        expected = play(bandit, other, pulls=50, generator=np.random.default_rng(0)).regret
+        np.testing.assert_allclose(line.get_ydata(), expected)
     assert words.startswith(f"regret after 50 pulls: ε-greedy {regret[-1]:.1f}, UCB ")
     assert fig.axes[0].get_xscale() == "log"
 
 
 def test_equal_arms_have_no_regret() -> None:
-    _, words = bandits.draw_regret(epsilon=0.5, c=1.0, gap=0.0, pulls=20, runs=5)
+    fig, words = bandits.draw_regret(epsilon=0.5, c=1.0, gap=0.0, pulls=20, runs=5)
     assert words == "regret after 20 pulls: ε-greedy 0.0, UCB 0.0, Thompson 0.0"
+    assert fig.axes[0].get_ylim()[0] == 0.0
 
 
 def test_each_slider_of_the_explorer_changes_picture_and_text() -> None:
