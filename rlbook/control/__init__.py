@@ -1,0 +1,1 @@
+"""Part II: networks as value and policy. Torch and gymnasium."""
