@@ -29,7 +29,7 @@ import numpy as np
 from rlbook.checks import progress
 
 SEED = 20_240_229  # every reader meets the same cases
-RELATIVE, ABSOLUTE = 1e-9, 1e-9  # float64 answers; rounding in another order of sums stays below
+FLOAT64, FLOAT32 = 1e-9, 1e-5  # tolerances: rounding in another order of sums stays below
 NOT_ATTEMPTED, WRONG, RIGHT = "not attempted", "wrong", "right"
 MARKS = {NOT_ATTEMPTED: "…", WRONG: "✗", RIGHT: "✓"}
 COLOURS = {NOT_ATTEMPTED: "#56B4E9", WRONG: "#D55E00", RIGHT: "#009E73"}
@@ -55,6 +55,8 @@ class Exercise:
         wrong_answers: at least three mistakes worth recognising.
         hint: a first nudge, for readers who ask.
         shown: the package's own function where that is the solution to look at.
+        tolerance: how far an answer may be off, relative to each number or as such; ``FLOAT32``
+            where the cases hold 32-bit tensors and the answer is not exact in them.
     """
 
     reference: Callable[..., Any]
@@ -62,6 +64,7 @@ class Exercise:
     wrong_answers: tuple[WrongAnswer, ...]
     hint: str
     shown: Callable[..., Any] | None = None
+    tolerance: float = FLOAT64
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def judge(name: str, exercise: Exercise, answer: Any) -> Result:
         if problem:
             return Result(name, WRONG, f"{problem}\n{_inputs(case)}")
         tried.append((case, expected, _numbers(got)))
-    wrong = [line for line in tried if not _equal(line[1], line[2])]
+    wrong = [line for line in tried if not _equal(line[1], line[2], exercise.tolerance)]
     if not wrong:
         return Result(name, RIGHT, "right")
     case, expected, got = wrong[0]
@@ -178,7 +181,8 @@ def _recognise(exercise: Exercise, tried: list[tuple]) -> WrongAnswer | None:
         try:
             with np.errstate(all="ignore"):
                 same = all(
-                    _equal(wrong.function(**copy.deepcopy(case)), got) for case, _, got in tried
+                    _equal(wrong.function(**copy.deepcopy(case)), got, exercise.tolerance)
+                    for case, _, got in tried
                 )
         except Exception:  # a mistake that fails on these cases is not the reader's
             continue
@@ -257,7 +261,7 @@ def _unchanged(before: Any, after: Any) -> bool:
 def _numbers(value: Any) -> np.ndarray | None:
     """A copy as an array of numbers or truth values; None where it is something else."""
     try:
-        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        array = np.asarray(_without_tensors(value))
     except Exception:  # rows of different lengths, or an object that refuses
         return None
     if array.dtype.kind in "biuf":
@@ -266,12 +270,24 @@ def _numbers(value: Any) -> np.ndarray | None:
     return array.astype(float) if exact else None
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _without_tensors(value: Any) -> Any:
+    """The same with every tensor, also those in lists and tuples, as an array; needs no torch."""
+    if isinstance(value, list | tuple):
+        return [_without_tensors(item) for item in value]
+    if not hasattr(value, "detach"):
+        return value
+    tensor = value.detach().cpu()
+    if tensor.dtype.itemsize == 2 and tensor.is_floating_point():
+        tensor = tensor.float()  # numpy has no bfloat16
+    return tensor.numpy()
+
+
+def _equal(a: Any, b: Any, tolerance: float = FLOAT64) -> bool:
     a, b = _numbers(a), _numbers(b)
     if a is None or b is None or a.shape != b.shape:
         return False
     a, b = a.astype(float), b.astype(float)
-    return np.allclose(a, b, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)
+    return np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 # --- describing ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The harness on made-up exercises: what it says, what it survives, what it leaves alone."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -103,6 +104,35 @@ def test_tensors_are_numbers() -> None:
     exercise = with_cases({"x": given}, reference=lambda x: 2 * x)
     assert right(lambda x: (2 * x).requires_grad_(), exercise)
     assert "changed its argument x" in judged(lambda x: x.mul_(2), exercise).message
+
+
+def test_tensors_of_every_kind_are_numbers() -> None:
+    torch = pytest.importorskip("torch")
+    exercise = with_cases({"x": torch.tensor([1.5, 2.0])}, reference=lambda x: [x, 2 * x])
+    assert right(lambda x: (x, (2 * x).requires_grad_()), exercise)
+    assert right(lambda x: torch.stack([x, 2 * x]).to(torch.bfloat16), exercise)
+    assert right(lambda x: torch.stack([x, 2 * x]).numpy(), exercise)
+    assert not right(lambda x: (x, x), exercise)
+    ragged = judged(lambda x: (x, x[:1]), exercise)
+    assert "returned a tuple that is not an array of numbers" in ragged.message
+    for value in (torch.tensor([True]), torch.tensor([1]), torch.ones(1).bfloat16()):
+        exercise = with_cases({"x": value}, reference=lambda x: 1.0)
+        assert right(lambda x: 1.0, exercise)
+        assert "changed its argument x" in judged(lambda x: x.zero_().sum(), exercise).message
+
+
+def test_an_exercise_may_allow_the_rounding_of_32_bits() -> None:
+    def off(by: float) -> Any:
+        return lambda x: 2 * np.asarray(x, float) * (1 + by)
+
+    strict = dataclasses.replace(DOUBLE, wrong_answers=())
+    loose = dataclasses.replace(strict, tolerance=harness.FLOAT32)
+    assert not right(off(1e-7), strict) and right(off(1e-7), loose)
+    assert not right(off(1e-4), loose)
+    nearly = WrongAnswer("a mistake", off(1e-3), "Not quite.")
+    loose = dataclasses.replace(loose, wrong_answers=(nearly,))
+    assert judged(off(1.0001e-3), loose).message.startswith("this is a mistake. Not quite.")
+    assert judged(off(1.1e-3), loose).message.startswith("wrong in 2 of 2 cases")
 
 
 def test_an_answer_that_reuses_its_array_is_judged_by_what_it_returned() -> None:
@@ -305,7 +335,7 @@ def test_the_books_own_function_is_not_an_answer() -> None:
 
 def test_an_unknown_name_gives_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'discounted_return'"):
-        harness.check("discounted_returns", correct)
+        harness.check("discounted_retur", correct)
     with pytest.raises(ValueError, match=r"there are: .*advantage"):
         harness.hint("zzz")
 
