@@ -1,13 +1,14 @@
 """The exercises of chapter 05: one update of each kind, and a loop that had two bugs.
 
 V [S] and Q [S, A] are tables, alpha is the step size, gamma the discount. Every answer is a new
-table. Whatever a table holds for a terminal state is junk: it must not be read.
+table. Whatever a table holds for a terminal state is junk: it must not be read. An answer in
+32-bit numbers is right, too (``FLOAT32``).
 """
 
 import numpy as np
 
 from rlbook.checks.cases import random_halves
-from rlbook.checks.harness import Exercise, WrongAnswer
+from rlbook.checks.harness import FLOAT32, Exercise, WrongAnswer
 
 
 def td_update(V, s, reward, s_next, terminated, truncated, alpha, gamma):
@@ -182,6 +183,12 @@ def _next_state_changed(V, s, reward, s_next, terminated, truncated, alpha, gamm
     return _moved(V, s_next, alpha * (reward + gamma * future - V[s]))
 
 
+def _cut_skipped(V, s, reward, s_next, terminated, truncated, alpha, gamma):
+    if truncated:
+        return V.copy()
+    return td_update(V, s, reward, s_next, terminated, truncated, alpha, gamma)
+
+
 def _undiscounted(V, s, reward, s_next, terminated, truncated, alpha, gamma):
     return td_update(V, s, reward, s_next, terminated, truncated, alpha, 1.0)
 
@@ -206,6 +213,16 @@ def _q_past_the_end(Q, s, a, reward, s_next, a_next, terminated, alpha, gamma):
     return q_update(Q, s, a, reward, s_next, a_next, False, alpha, gamma)
 
 
+def _q_undiscounted(Q, s, a, reward, s_next, a_next, terminated, alpha, gamma):
+    return q_update(Q, s, a, reward, s_next, a_next, terminated, alpha, 1.0)
+
+
+def _last_step_skipped(Q, s, a, reward, s_next, a_next, terminated, alpha, gamma):
+    if terminated:
+        return Q.copy()
+    return q_update(Q, s, a, reward, s_next, a_next, terminated, alpha, gamma)
+
+
 def _double_with(future):
     """Double Q-learning with another value of the next state."""
 
@@ -219,6 +236,15 @@ def _double_with(future):
 
 def _double_past_the_end(Q_learner, Q_judge, s, a, reward, s_next, terminated, alpha, gamma):
     return double_q_update(Q_learner, Q_judge, s, a, reward, s_next, False, alpha, gamma)
+
+
+def _double_undiscounted(Q_learner, Q_judge, s, a, reward, s_next, terminated, alpha, gamma):
+    return double_q_update(Q_learner, Q_judge, s, a, reward, s_next, terminated, alpha, 1.0)
+
+
+def _judges_old_value(Q_learner, Q_judge, s, a, reward, s_next, terminated, alpha, gamma):
+    future = 0.0 if terminated else Q_judge[s_next, Q_learner[s_next].argmax()]
+    return _moved(Q_learner, (s, a), alpha * (reward + gamma * future - Q_judge[s, a]))
 
 
 def _both_tables(Q_learner, Q_judge, s, a, reward, s_next, terminated, alpha, gamma):
@@ -262,10 +288,18 @@ def _loop_with(
     return answer
 
 
+def _goal_row_zeroed(Q, next_state, rewards, start, goal, actions, limit, alpha, gamma):
+    Q = Q.copy()
+    Q[goal] = 0.0
+    rest = (next_state, rewards, start, goal, actions, limit, alpha, gamma)
+    return q_learning_loop(Q, *rest)
+
+
 EXERCISES: dict[str, Exercise] = {
     "td_update": Exercise(
         reference=td_update,
         cases=_td_cases,
+        tolerance=FLOAT32,
         hint="Ask first whether anything follows s_next; then move V[s], and only V[s], a part "
         "alpha of the way to the target.",
         wrong_answers=(
@@ -284,6 +318,11 @@ EXERCISES: dict[str, Exercise] = {
                 "the end and the cut exchanged",
                 _td_with(lambda v, terminated, truncated: 0.0 if truncated else v),
                 "Which of the two flags says that the world is over?",
+            ),
+            WrongAnswer(
+                "a cut from which nothing is learned",
+                _cut_skipped,
+                "The step before the cut was made, and its reward was paid. Why throw it away?",
             ),
             WrongAnswer(
                 "a target without the discount",
@@ -316,6 +355,7 @@ EXERCISES: dict[str, Exercise] = {
     "expected_sarsa_value": Exercise(
         reference=expected_sarsa_value,
         cases=_value_cases,
+        tolerance=FLOAT32,
         hint="Write down the probability of each action first. Exploring, the agent may draw the "
         "best action too.",
         wrong_answers=(
@@ -358,6 +398,7 @@ EXERCISES: dict[str, Exercise] = {
     "q_update": Exercise(
         reference=q_update,
         cases=_q_cases,
+        tolerance=FLOAT32,
         hint="The target is the reward plus γ times the best that can be done from s_next, unless "
         "nothing follows. Then move Q[s, a] a part alpha of the way.",
         wrong_answers=(
@@ -402,6 +443,21 @@ EXERCISES: dict[str, Exercise] = {
                 "When the step has ended the episode there is no next action. What is the target?",
             ),
             WrongAnswer(
+                "a last step from which nothing is learned",
+                _last_step_skipped,
+                "There is no future at the end, but there is a reward. Where is it learned?",
+            ),
+            WrongAnswer(
+                "a target without the discount",
+                _q_undiscounted,
+                "What can be earned from s_next is earned one step later. What is that worth now?",
+            ),
+            WrongAnswer(
+                "going the whole way to the target",
+                _q_with(_best_next, step=lambda target, old, alpha: target - old),
+                "One step is noisy evidence. Which argument says how far to trust it?",
+            ),
+            WrongAnswer(
                 "adding the target without taking the old value off",
                 _q_with(_best_next, step=lambda target, old, alpha: alpha * target),
                 "A share α of the old value has to make room for the target.",
@@ -411,6 +467,7 @@ EXERCISES: dict[str, Exercise] = {
     "double_q_update": Exercise(
         reference=double_q_update,
         cases=_double_cases,
+        tolerance=FLOAT32,
         hint="Two questions, two tables: which action is best in s_next, and what is it worth?",
         wrong_answers=(
             WrongAnswer(
@@ -441,6 +498,22 @@ EXERCISES: dict[str, Exercise] = {
                 "This is cautious, but each table still judges its own favourite.",
             ),
             WrongAnswer(
+                "an action chosen by both tables together",
+                _double_with(lambda mine, other: other[(mine + other).argmax()]),
+                "The agent acts by both tables. In the target one chooses alone, or the judge "
+                "would have a say in what it prices.",
+            ),
+            WrongAnswer(
+                "the judge's old value taken off",
+                _judges_old_value,
+                "The learner moves from where the learner stands. Whose old value do you take off?",
+            ),
+            WrongAnswer(
+                "a target without the discount",
+                _double_undiscounted,
+                "What can be earned from s_next is earned one step later. What is that worth now?",
+            ),
+            WrongAnswer(
                 "both tables updated at once",
                 _both_tables,
                 "A coin decides which table learns from a step, so that the two see different "
@@ -461,6 +534,7 @@ EXERCISES: dict[str, Exercise] = {
     "q_learning_loop": Exercise(
         reference=q_learning_loop,
         cases=_loop_cases,
+        tolerance=FLOAT32,
         hint="Walk through the last step of an episode line by line. Whose values does its target "
         "read, and should it read any? Ask twice: for an end, and for a cut.",
         wrong_answers=(
@@ -485,6 +559,12 @@ EXERCISES: dict[str, Exercise] = {
                 "a loop that takes a cut for an end",
                 _loop_with(cut_has_future=False),
                 "At the limit somebody stops the clock. Is the state that was reached worthless?",
+            ),
+            WrongAnswer(
+                "a table whose row for the goal was overwritten",
+                _goal_row_zeroed,
+                "With zeros there the goal has no future, indeed. But the row is not yours to "
+                "change: let the target ask whether the episode has ended.",
             ),
             WrongAnswer(
                 "a loop that goes on after a cut",

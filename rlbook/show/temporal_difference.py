@@ -117,11 +117,17 @@ def draw_q_learning(
     fig, axes = panels(2, width=0.82 * width + 0.4, height=0.82 * height + 0.6)
     plot_action_values(grid, Q, title=f"Q after episode {episode}", ax=axes[0])
     plot_grid(grid, policy=greedy_policy(Q), path=path, title="greedy actions", ax=axes[1])
-    moves = len(path) - 1
-    end = str(grid.symbols[tuple(grid.cells[path[-1]])])
-    reached = grid.terminal[path[-1]]
-    where = f"reaches {end} in {moves} moves" if reached else f"runs in a circle after {moves}"
-    return fig, f"episode {episode}: the greedy path {where}"
+    return fig, f"episode {episode}: the greedy path {_end_of(grid, path)}"
+
+
+def _end_of(grid: GridWorld, path: list[int]) -> str:
+    """How a greedy path ends: at a terminal cell, against a border or wall, or in a circle."""
+    moves = f"{len(path) - 1} move{'s' * (len(path) > 2)}"
+    if grid.terminal[path[-1]]:
+        return f"reaches {grid.symbols[tuple(grid.cells[path[-1]])]} in {moves}"
+    if path[-1] == path[-2]:
+        return f"bumps into a border after {moves}"
+    return f"runs in a circle after {moves}"
 
 
 def q_learning_stepper(

@@ -102,8 +102,28 @@ def test_the_picture_says_where_the_greedy_path_ends() -> None:
     assert f"{Q[0, 1]:.1f}" in written
     png_bytes(fig)
     fig, words = show.draw_q_learning(grid, [np.zeros((grid.S, 4)), Q], episode=0)
-    # all values equal: the first action is up, twice, and then into the edge
-    assert words == "episode 0: the greedy path runs in a circle after 3"
+    # all values equal: the first action is up, twice, and then into the border
+    assert words == "episode 0: the greedy path bumps into a border after 3 moves"
+    png_bytes(fig)
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [(1, "reaches P in 1 move"), (3, "bumps into a border after 1 move")],
+)
+def test_the_words_for_a_path_of_one_move(action: int, words: str) -> None:
+    grid, Q = GridWorld(CLIFF), np.zeros((18, 4))
+    Q[12, action] = 1.0  # from S: 1 is right, into P; 3 is left, out of the map
+    fig, said = show.draw_q_learning(grid, [Q], episode=0)
+    assert said == f"episode 0: the greedy path {words}"
+    png_bytes(fig)
+
+
+def test_the_words_for_a_circle() -> None:
+    grid, Q = GridWorld(CLIFF), np.zeros((18, 4))
+    Q[6, 2] = 1.0  # up from S, and down again
+    fig, said = show.draw_q_learning(grid, [Q], episode=0)
+    assert said == "episode 0: the greedy path runs in a circle after 2 moves"
     png_bytes(fig)
 
 

@@ -48,6 +48,17 @@ def test_replays_by_hand():
     assert pairs == expected | {(2.0, 6.0), (1.0, 7.0), (1.5, 7.0), (1.75, 7.0)}
 
 
+def test_replays_are_drawn_evenly_among_the_pairs_seen():
+    # Ten steps from 0, the last of them to 1, then 1 → end with reward 8; one replay a step. After
+    # the last step Q(1) = 4, and a replay of (1) makes it 6. Two pairs have been seen, so that
+    # has chance 1/2, although one of them has been seen ten times: of 200 seeds 100 ± 7.1, and
+    # outside 60..140 with probability below 1e-7. (By visits: 1/11, 18 of 200.)
+    steps = [(0, 0.0, 0, "")] * 9 + [(0, 0.0, 1, ""), (1, 8.0, 2, "terminated")]
+    ends = [learn(Scripted(steps, S=3), 1, 1, seed)[0].Q[1, 0] for seed in range(200)]
+    assert set(ends) == {4.0, 6.0}
+    assert 60 <= ends.count(6.0) <= 140
+
+
 def test_without_planning_it_is_q_learning():
     env = GridWorld("S..\n.P.\n..G", slip=0.2)
     ours = learn(env, 0, 30, seed=3)

@@ -23,7 +23,7 @@ def test_right_ends_and_left_leads_to_the_arms() -> None:
 def test_every_arm_pays_the_same_mean_and_noise() -> None:
     """4,000 pulls of each of 3 arms: the mean is within 5 standard deviations of 2 / √4,000 =
     0.032 each, the spread within 5 of 2 / √8,000 = 0.022 (failure below 1e-5; fixed seed)."""
-    env = NoisyChoice(3, mean=-0.1, noise=2.0)
+    env = NoisyChoice(3, mean=-1.0, noise=2.0)
     env.reset(seed=1)
     for arm in range(3):
         rewards = []
@@ -31,7 +31,7 @@ def test_every_arm_pays_the_same_mean_and_noise() -> None:
             env.reset()
             env.step(LEFT)
             rewards.append(env.step(arm)[1])
-        assert np.mean(rewards) == pytest.approx(-0.1, abs=0.16)
+        assert np.mean(rewards) == pytest.approx(-1.0, abs=0.16)
         assert np.std(rewards) == pytest.approx(2.0, abs=0.11)
 
 

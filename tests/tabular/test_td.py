@@ -170,6 +170,19 @@ def test_double_q_learning_chooses_with_one_table_and_judges_with_the_other():
     assert seen == {0.625, 1.5}
 
 
+def test_double_q_learning_acts_by_both_tables():
+    # Both tables begin as [1, 0.8]; γ = 0, α = 0.5, ε = 0. Action 0 comes first, and its reward -1
+    # makes X(0) = 0.5 (1 - 1) = 0. Together: 0 + 1 = 1 for action 0 and 1.6 for action 1, so 1 is
+    # next, whichever table X is. The other table alone would take 0 again: seen in 20 seeds but
+    # with probability 2^-20.
+    for seed in range(20):
+        env = Scripted([(0, -1.0, 0, ""), (0, 0.0, 0, "terminated")], S=1, A=2)
+        settings = {"gamma": 0.0, "alpha": 0.5, "epsilon": 0.0, "episodes": 1}
+        Q = np.array([[1.0, 0.8]])
+        last(td.double_q_learning(env, **settings, generator=rng(seed), Q=Q))
+        assert env.actions == [0, 1]
+
+
 # --- what an end means --------------------------------------------------------------------------
 
 
