@@ -1,12 +1,13 @@
 """The exercises of chapter 04: returns, averages, intervals and importance weights.
 
-Rewards [T] follow actions [T]; states [T] are those in which the actions were taken.
+Rewards [T] follow actions [T]; states [T] are those in which the actions were taken. Answers in
+32-bit numbers are right too: mistakes are off by far more than ``FLOAT32``.
 """
 
 import numpy as np
 
 from rlbook.checks.cases import random_halves
-from rlbook.checks.harness import Exercise, WrongAnswer
+from rlbook.checks.harness import FLOAT32, Exercise, WrongAnswer
 from rlbook.tabular.monte_carlo import epsilon_greedy, first_visits, returns_to_go
 
 GAMMAS = [0.5, 0.9, 0.75, 0.8, 0.95, 0.25]
@@ -146,6 +147,12 @@ def _one_best(Q, epsilon):
     return epsilon / Q.shape[1] + (1.0 - epsilon) * np.eye(Q.shape[1])[Q.argmax(axis=1)]
 
 
+def _one_best_without_its_share(Q, epsilon):
+    policy = np.full(Q.shape, epsilon / Q.shape[1])
+    policy[np.arange(len(Q)), Q.argmax(axis=1)] = 1.0 - epsilon
+    return policy
+
+
 def _best(Q):
     return Q == Q.max(axis=1, keepdims=True)
 
@@ -161,6 +168,7 @@ def _ratios(policy, behaviour, states, actions):
 EXERCISES: dict[str, Exercise] = {
     "returns_to_go": Exercise(
         reference=returns_to_go,
+        tolerance=FLOAT32,
         cases=_return_cases,
         hint="The last return is the last reward. How does each earlier one follow from the "
         "return one step later?",
@@ -220,6 +228,16 @@ EXERCISES: dict[str, Exercise] = {
                 "an earlier one.",
             ),
             WrongAnswer(
+                "a mask, not the times",
+                lambda states: np.isin(np.arange(len(states)), first_visits(states)),
+                "True and False are in the right places. Wanted are the times at which it is true.",
+            ),
+            WrongAnswer(
+                "the states, sorted",
+                lambda states: np.unique(states),
+                "Each state is there once, but the question is when it was met first.",
+            ),
+            WrongAnswer(
                 "the states, not their times",
                 lambda states: states[first_visits(states)],
                 "You have found the right moments and report who was met. The question is when.",
@@ -249,6 +267,7 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "confidence_interval": Exercise(
         reference=confidence_interval,
+        tolerance=FLOAT32,
         cases=_interval_cases,
         hint="The mean of n independent returns varies less than one return does: by which factor?",
         wrong_answers=(
@@ -282,6 +301,17 @@ EXERCISES: dict[str, Exercise] = {
                 "little small. Which divisor makes up for it?",
             ),
             WrongAnswer(
+                "the high end first",
+                lambda returns: confidence_interval(returns)[::-1].copy(),
+                "Both ends are right: which of them comes first?",
+            ),
+            WrongAnswer(
+                "the middle 95% of the returns",
+                lambda returns: np.percentile(returns, [2.5, 97.5]),
+                "These are percentiles of single returns: they stay where they are, however many "
+                "returns there are. The interval is for the mean.",
+            ),
+            WrongAnswer(
                 "the mean and the half-width",
                 lambda returns: np.array(
                     [returns.mean(), 1.96 * _spread(returns) / np.sqrt(len(returns))]
@@ -292,6 +322,7 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "epsilon_greedy": Exercise(
         reference=epsilon_greedy,
+        tolerance=FLOAT32,
         cases=_policy_cases,
         hint="With probability ε draw from all actions alike, the best included. What is left over "
         "for the best ones, and how do several share it?",
@@ -304,6 +335,19 @@ EXERCISES: dict[str, Exercise] = {
                     epsilon / (~_best(Q)).sum(axis=1, keepdims=True).clip(1),
                 ),
                 "The random draw is from all actions: the best one is drawn by chance too.",
+            ),
+            WrongAnswer(
+                "1 - ε for the best, without its share of the draw",
+                lambda Q, epsilon: np.where(
+                    _best(Q), (1.0 - epsilon) * _shared(Q), epsilon / Q.shape[1]
+                ),
+                "Your rows sum to less than 1: the random draw can hit a best action as well.",
+            ),
+            WrongAnswer(
+                "1 - ε for the first best action, without its share of the draw",
+                _one_best_without_its_share,
+                "Two things. Your rows sum to less than 1: the random draw can hit the best action "
+                "as well. And where actions tie, argmax sees only one of them.",
             ),
             WrongAnswer(
                 "everything to the first of several best actions",
@@ -343,6 +387,7 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "importance_weights": Exercise(
         reference=importance_weights,
+        tolerance=FLOAT32,
         cases=_weight_cases,
         hint="G_t depends on the actions from t on. Which of them are still to come, and how do "
         "probabilities of several choices combine?",
@@ -390,6 +435,14 @@ EXERCISES: dict[str, Exercise] = {
                 "is given, your product would be right.",
             ),
             WrongAnswer(
+                "the weights in reverse order",
+                lambda policy, behaviour, states, actions: importance_weights(
+                    policy, behaviour, states, actions
+                )[::-1].copy(),
+                "A list filled from the back comes out the wrong way round: entry 0 belongs to "
+                "time 0.",
+            ),
+            WrongAnswer(
                 "the policy's probability alone",
                 lambda policy, behaviour, states, actions: policy[states, actions][::-1].cumprod()[
                     ::-1
@@ -400,6 +453,7 @@ EXERCISES: dict[str, Exercise] = {
     ),
     "importance_estimates": Exercise(
         reference=importance_estimates,
+        tolerance=FLOAT32,
         cases=_estimate_cases,
         hint="Both estimates have the same numerator. One divides by how many returns there are, "
         "the other by how much they weigh.",

@@ -1,5 +1,6 @@
 """Episodes: what an agent that follows a policy sees, one step after another."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,14 +52,14 @@ def sample_episode(
             f"shape {policy.shape} and row sums from {policy.sum(axis=-1).min():.3g} to "
             f"{policy.sum(axis=-1).max():.3g}"
         )
-    cumulative = policy.cumsum(axis=1)
-
-    def choose(state: int) -> int:
-        draw = generator.random() * cumulative[state, -1]
-        return int(np.searchsorted(cumulative[state], draw, side="right"))
-
+    choose = functools.partial(_draw_action, policy.cumsum(axis=1), generator)
     state, _ = env.reset(seed=int(generator.integers(2**31)))
     return play(env, int(state), choose, max_steps=max_steps)
+
+
+def _draw_action(cumulative: np.ndarray, generator: np.random.Generator, state: int) -> int:
+    draw = generator.random() * cumulative[state, -1]
+    return int(np.searchsorted(cumulative[state], draw, side="right"))
 
 
 def play(env: Any, state: int, choose: Callable[[int], int], *, max_steps: int = 10_000) -> Episode:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from rlbook.tabular.episodes import Episode, play, sample_episode
 from rlbook.tabular.mdp import MDP
 from rlbook.tabular.planning import policy_evaluation
+from rlbook.tabular.rollouts import check_covered
 from rlbook.tabular.td import (
     Explorer,
     Schedule,
@@ -180,13 +181,14 @@ def monte_carlo_exploring_starts(
     Q = action_table(env)
     counts = np.zeros_like(Q)
     explorer = Explorer(generator)
+    first: list[int] = []  # the first action of an episode, until it is taken
+
+    def choose(s: int) -> int:
+        return first.pop() if first else explorer.draw(Q[s], 0.0)
+
     for i in range(episodes):
         state = _begin_in(env, int(starts[int(explorer.uniform() * len(starts))]), i, generator)
-        first = [int(explorer.uniform() * Q.shape[1])]
-
-        def choose(s: int, first: list[int] = first) -> int:
-            return first.pop() if first else explorer.draw(Q[s], 0.0)
-
+        first[:] = [int(explorer.uniform() * Q.shape[1])]
         episode = play(env, state, choose, max_steps=horizon or 10_000)
         if len(episode) != horizon:
             _check_ended(episode, i, "a horizon= that ends the task, ")
@@ -218,13 +220,7 @@ def off_policy_prediction(
     Book: 04_monte_carlo. Source: Precup, Sutton and Singh (2000); Sutton and Barto (2018),
     equations 5.5 and 5.6.
     """
-    uncovered = np.argwhere((policy > 0.0) & (behaviour == 0.0))
-    if len(uncovered):
-        s, a = uncovered[0]
-        raise ValueError(
-            f"the behaviour never takes action {a} in state {s}, but the policy does: importance "
-            "sampling needs b(a|s) > 0 wherever π(a|s) > 0"
-        )
+    check_covered(policy, behaviour)
     weighted_sum, weights, visits = np.zeros((3, len(policy)))
     for i in range(episodes):
         episode = _whole_episode(env, behaviour, i, generator)
@@ -248,27 +244,57 @@ def epsilon_greedy(Q: Float[np.ndarray, "S A"], epsilon: float) -> Float[np.ndar
 
 
 def return_variance(
-    mdp: MDP, policy: Float[np.ndarray, "S A"], *, gamma: float
+    mdp: MDP,
+    policy: Float[np.ndarray, "S A"],
+    *,
+    gamma: float,
+    entry_rewards: Float[np.ndarray, " S"] | None = None,
 ) -> Float[np.ndarray, " S"]:
-    """The exact variance of the return from each state, for rewards that depend on (s, a).
+    """The exact variance of the return from each state, IF NO REWARD IS A MATTER OF CHANCE.
 
-        Var(s) = Σ_a π(a|s) Σ_s' P(s'|s, a) { [R(s, a) + γ V(s') - V(s)]² + γ² Var(s') }
+        Var(s) = Σ_a π(a|s) Σ_s' P(s'|s, a) { [r + γ V(s') - V(s)]² + γ² Var(s') }
 
     It is a Bellman equation with discount γ² and the squared TD error as its reward, so
     ``policy_evaluation`` solves it. The mean of K independent returns has variance Var(s)/K
     and no bias: chapter 20 (VinePPO) estimates values so.
 
+    Warning: an MDP keeps only the mean reward R(s, a), and r = R(s, a) is taken here. Where the
+    reward of one (s, a) varies, the result is WRONG, too small or too large, with no error:
+    each step lacks Var(r|s, a) + 2 γ Cov(r, V(s')|s, a). So it is for a slippery GridWorld whose
+    goal or pit pays, for FrozenLake, and for sticking in Blackjack. Where the landing state
+    decides the reward, give ``entry_rewards``, and it is exact again.
+
+    Args:
+        mdp, policy: the world and π(a|s). gamma: discount in [0, 1].
+        entry_rewards: r(s') [S], paid on landing in s', as ``GridWorld.entry_rewards``.
+
+    Raises:
+        ValueError: entry_rewards do not have the means R(s, a) of the MDP (where).
+
     Book: 04_monte_carlo. Source: Sobel (1982), theorem 1.
     """
+    fixed, landing = mdp.R, np.zeros(mdp.S)  # r = fixed(s, a) + landing(s')
+    if entry_rewards is not None:
+        _check_entry_rewards(mdp, entry_rewards)
+        fixed, landing = np.zeros_like(mdp.R), entry_rewards
     V = policy_evaluation(mdp, policy, gamma=gamma).V
-    # E[(R + γV' - V)²] = (R - V)² + 2 (R - V) γ E[V'] + γ² E[V'²]
-    offset = mdp.R - V[:, None]
-    squared_error = (
-        offset**2 + 2.0 * offset * gamma * mdp.expected_next(V) + gamma**2 * mdp.expected_next(V**2)
-    )
+    # with c = fixed - V and W = landing + γV', E[(c + W)²] = c² + 2c E[W] + E[W²]
+    c, W = fixed - V[:, None], landing + gamma * V
+    squared_error = c**2 + 2.0 * c * mdp.expected_next(W) + mdp.expected_next(W**2)
     squared_error[mdp.terminal] = 0.0
     second = MDP(mdp.P, squared_error, mdp.terminal, mdp.start)
     return np.maximum(policy_evaluation(second, policy, gamma=gamma**2).V, 0.0)  # rounding
+
+
+def _check_entry_rewards(mdp: MDP, entry_rewards: np.ndarray) -> None:
+    means = np.where(mdp.terminal[:, None], 0.0, mdp.expected_next(entry_rewards))
+    wrong = np.argwhere(~np.isclose(means, mdp.R, rtol=1e-9, atol=1e-9))
+    if len(wrong):
+        s, a = wrong[0]
+        raise ValueError(
+            f"entry_rewards have the mean {means[s, a]:g} after action {a} in state {s}, but "
+            f"R[{s}, {a}] = {mdp.R[s, a]:g}: give the rewards from which this MDP was made"
+        )
 
 
 def _average_first_visits(

@@ -70,7 +70,7 @@ def sample_weighted_returns(
     Book: 04_monte_carlo. Source: Sutton and Barto (2018), equations 5.3 and 5.4.
     """
     check_discount(gamma)
-    _check_covered(policy, behaviour)
+    check_covered(policy, behaviour)
     if not 0 <= state < mdp.S:
         raise ValueError(f"state={state} does not exist: this MDP has states 0..{mdp.S - 1}")
     ratio_of = np.divide(policy, behaviour, out=np.zeros_like(policy), where=behaviour > 0.0)
@@ -92,7 +92,8 @@ def sample_weighted_returns(
     )
 
 
-def _check_covered(policy: np.ndarray, behaviour: np.ndarray) -> None:
+def check_covered(policy: Float[np.ndarray, "S A"], behaviour: Float[np.ndarray, "S A"]) -> None:
+    """ValueError unless b(a|s) > 0 wherever π(a|s) > 0, as importance sampling needs (where)."""
     uncovered = np.argwhere((policy > 0.0) & (behaviour == 0.0))
     if len(uncovered):
         s, a = uncovered[0]

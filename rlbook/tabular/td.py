@@ -371,7 +371,8 @@ def table_sizes(env: Any) -> tuple[int, int]:
         if not isinstance(space, spaces.Discrete) or space.start != 0:
             raise ValueError(
                 f"the {name} space is {space}, but a table needs Discrete(n) starting at 0: "
-                "number the states first, or use a network (chapter 06)"
+                "number the states first (rlbook.tabular.numbering.NumberedObservations), or use "
+                "a network (chapter 06)"
             )
     return int(env.observation_space.n), int(env.action_space.n)
 

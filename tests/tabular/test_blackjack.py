@@ -74,31 +74,36 @@ def dealer_ends(hand: tuple[int, ...]) -> dict[int, Fraction]:
     return ends
 
 
-@functools.cache
 def stick_value(hand: tuple[int, ...], card: int) -> Fraction:
+    return settled(shown_total(hand), card)
+
+
+@functools.cache
+def settled(mine: int, card: int) -> Fraction:
     """Sutton and Barto's rules, as Gymnasium's step settles them."""
     value = Fraction(0)
     for total, chance in dealer_ends((card,)).items():
-        if is_natural(list(hand)):
+        if mine == NATURAL:
             value += chance * (total != NATURAL)
         else:
-            mine, other = sum_hand(list(hand)), min(total, 21)
+            other = min(total, 21)
             value += chance * ((mine > other) - (mine < other))
     return value
 
 
 @functools.cache
-def best_value(hand: tuple[int, ...], card: int) -> Fraction:
-    """The value of optimal play, by recursion over hands."""
+def best_value(hand: tuple[int, ...], card: int) -> float:
+    """The value of optimal play, by recursion over hands; its sums of ten terms are in floats."""
     if sum_hand(list(hand)) > 21:
-        return Fraction(-1)
+        return -1.0
     # 20 or 21 without a usable ace: hitting would bust with chance 11/13 or more
     if sum_hand(list(hand)) >= 20 and not usable_ace(list(hand)):
-        return stick_value(hand, card)
+        return float(stick_value(hand, card))
     hit = sum(
-        chance * best_value(tuple(sorted((*hand, drawn))), card) for drawn, chance in DRAWS.items()
+        float(chance) * best_value(tuple(sorted((*hand, drawn))), card)
+        for drawn, chance in DRAWS.items()
     )
-    return max(hit, stick_value(hand, card))
+    return max(hit, float(stick_value(hand, card)))
 
 
 # --- the cards ---------------------------------------------------------------------------------
@@ -184,13 +189,13 @@ def test_every_hit_is_the_environments():
     env, mdp = NumberedBlackjack(), blackjack_mdp()
     for s in np.flatnonzero(~mdp.terminal):
         row, reward_sum = np.zeros(STATES), 0.0
-        for place in range(len(deck)):
+        for card, chance in DRAWS.items():
             env.unwrapped.np_random = np.random.default_rng(0)
             assert env.reset(options={"state": int(s)})[0] == s
-            env.unwrapped.np_random = Marked(place)
+            env.unwrapped.np_random = Marked(deck.index(card))
             s_next, reward, terminated, truncated, _ = env.step(HIT)
-            row[s_next] += 1 / 13
-            reward_sum += reward / 13
+            row[s_next] += float(chance)
+            reward_sum += reward * float(chance)
             assert terminated == mdp.terminal[s_next]
             assert not truncated
         np.testing.assert_allclose(mdp.P[s, HIT], row, atol=1e-14)
@@ -346,8 +351,8 @@ def test_the_optimal_policy_is_the_books_in_all_200_states():
     below = [number(total, card, 0) for total in range(4, 12) for card in range(1, 11)]
     assert (solution.Q[below].argmax(axis=-1) == HIT).all()
     # by how much hitting 18 against an ace is better: the notch is no matter of rounding
-    notch = best_value((1, 7), 1) - stick_value((1, 7), 1)
-    assert np.diff(solution.Q[number(18, 1, 1)]) == pytest.approx(float(notch), abs=1e-12)
+    notch = best_value((1, 7), 1) - float(stick_value((1, 7), 1))
+    assert np.diff(solution.Q[number(18, 1, 1)]) == pytest.approx(notch, abs=1e-12)
     assert 0.03 < notch < 0.05
 
 
@@ -360,21 +365,21 @@ def test_the_other_rules_leave_the_policy_alone(rules):
     assert (solution.Q[naturals].argmax(axis=-1) == STICK).all()
 
 
-def test_optimal_values_against_fractions():
+def test_optimal_values_against_a_recursion_over_hands():
     mdp = blackjack_mdp()
     solution = policy_iteration(mdp, gamma=1.0)
-    game = Fraction(0)
+    game = 0.0
     for first in DRAWS:
         for second in DRAWS:
             for card in DRAWS:
                 value = best_value(tuple(sorted((first, second))), card)
-                game += DRAWS[first] * DRAWS[second] * DRAWS[card] * value
+                game += float(DRAWS[first] * DRAWS[second] * DRAWS[card]) * value
                 hand = [first, second]
                 total = NATURAL if is_natural(hand) else sum_hand(hand)
                 s = number(total, card, usable_ace(hand))
-                assert solution.V[s] == pytest.approx(float(value), abs=1e-12)
-    assert mdp.start @ solution.V == pytest.approx(float(game), abs=1e-12)
-    assert float(game) == pytest.approx(-0.0431131, abs=5e-8)  # what the fractions came to
+                assert solution.V[s] == pytest.approx(value, abs=1e-12)
+    assert mdp.start @ solution.V == pytest.approx(game, abs=1e-12)
+    assert game == pytest.approx(-0.0431131, abs=5e-8)  # what fractions came to
 
 
 def test_sticking_on_20_and_21_in_print():

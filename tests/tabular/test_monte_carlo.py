@@ -198,6 +198,60 @@ def test_a_certain_return_has_no_variance():
     assert variance == pytest.approx(np.zeros(mdp.S), abs=1e-12)
 
 
+def prize() -> GridWorld:
+    """Corridor S.G whose goal pays 10 on landing; a move to the right stays with 0.2."""
+    return GridWorld("S.G", slip=0.2, step_reward=0.0, rewards={"G": 10.0})
+
+
+def test_mean_rewards_make_the_variance_too_large_by_hand():
+    # Every return is 10. Beside the goal R = 0.8·10 = 8, so the formula sees 8 + 0 - 10 = -2 with
+    # 0.8 and 8 + 10 - 10 = 8 with 0.2: 0.8·4 + 0.2·64 = 16, and Var = 16 + 0.2 Var = 20.
+    env, right = prize(), np.tile([0.0, 1.0, 0.0, 0.0], (3, 1))
+    mean_only = return_variance(env.mdp(), right, gamma=1.0)
+    assert mean_only == pytest.approx([20.0, 20.0, 0.0], abs=1e-9)
+    settings = {"gamma": 1.0, "entry_rewards": env.entry_rewards}
+    for as_sparse in (False, True):
+        exact = return_variance(env.mdp(as_sparse=as_sparse), right, **settings)
+        assert exact == pytest.approx(np.zeros(3), abs=1e-12)
+
+
+def test_mean_rewards_make_the_variance_too_small_by_hand():
+    # One draw that ends: the goal (+10) with 0.8, a pit (-30) at each side with 0.1. The mean is
+    # 2 and the variance 0.8·8² + 0.2·32² = 256, of which a mean reward of 2 shows nothing.
+    env = GridWorld("#P#\n#SG\n#P#", slip=0.2, step_reward=0.0, rewards={"G": 10.0, "P": -30.0})
+    start, right = int(env.start.argmax()), np.tile([0.0, 1.0, 0.0, 0.0], (env.S, 1))
+    assert return_variance(env.mdp(), right, gamma=0.9)[start] == pytest.approx(0.0, abs=1e-9)
+    settings = {"gamma": 0.9, "entry_rewards": env.entry_rewards}
+    assert return_variance(env.mdp(), right, **settings)[start] == pytest.approx(256.0, abs=1e-9)
+
+
+def test_return_variance_with_entry_rewards_against_samples():
+    # Pits and a goal that pay on landing, slip, γ < 1. The sample variance has variance
+    # (m₄ - σ⁴)/n: 5 of its standard errors, below 1e-6; mean rewards are off by more than 10.
+    env = GridWorld("S..\n.P.\n..G", slip=0.3, rewards={"G": 20.0, "P": -15.0})
+    policy, generator = epsilon_greedy(value_iteration(env.mdp(), gamma=GAMMA).Q, 0.4), rng(11)
+    returns = np.array(
+        [
+            discounted_return(sample_episode(env, policy, generator=generator).rewards, gamma=GAMMA)
+            for _ in range(3000)
+        ]
+    )
+    fourth = ((returns - returns.mean()) ** 4).mean()
+    error = np.sqrt((fourth - returns.var() ** 2) / len(returns))
+    start, settings = int(env.start.argmax()), {"gamma": GAMMA}
+    exact = return_variance(env.mdp(), policy, entry_rewards=env.entry_rewards, **settings)[start]
+    assert abs(returns.var() - exact) < 5.0 * error
+    assert abs(return_variance(env.mdp(), policy, **settings)[start] - exact) > 10.0 * error
+
+
+def test_entry_rewards_of_another_world_are_named():
+    env, right = prize(), np.tile([0.0, 1.0, 0.0, 0.0], (3, 1))
+    # up, in state 1, slips onto the goal with 0.1: 0.1·9 = 0.9, where R = 1
+    wrong = np.where(env.terminal, 9.0, 0.0)
+    with pytest.raises(ValueError, match=r"mean 0\.9 after action 0 in state 1, but R\[1, 0\] = 1"):
+        return_variance(env.mdp(), right, gamma=1.0, entry_rewards=wrong)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_off_policy_prediction_agrees_with_planning(weighted):
     # All episodes begin in state 0, and enumeration gives the variance of one term: of ρG, or,
@@ -396,5 +450,5 @@ def test_control_names_bad_input(change, message):
 def test_control_needs_discrete_spaces():
     env = Scripted(ONCE, S=3)
     env.observation_space = spaces.Box(0.0, 1.0)
-    with pytest.raises(ValueError, match="observation space is Box"):
+    with pytest.raises(ValueError, match=r"observation space is Box.*NumberedObservations"):
         list(monte_carlo_control(env, gamma=0.9, epsilon=0.1, episodes=1, generator=rng()))
