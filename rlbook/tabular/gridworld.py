@@ -216,6 +216,39 @@ class GridWorld(gym.Env):
         return np.where(reached < 0, np.arange(self.S), reached)  # a wall: stay
 
 
+class GridImage(gym.ObservationWrapper):
+    """A gridworld seen as a stack of planes, for networks with convolutions.
+
+    An observation is float32 [4, rows, columns], 1 where there is a wall, a goal, a pit, the
+    agent (in this order), and 0 elsewhere.
+    ``gym.make("rlbook.tabular.gridworld:rlbook/GridImage-v0", map=...)`` makes one from a map.
+
+    Args:
+        env: a GridWorld, possibly inside wrappers such as a time limit.
+
+    Book: 08_actor_critic.
+    """
+
+    PLANES = ("wall", "goal", "pit", "agent")
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        if not isinstance(env.unwrapped, GridWorld):
+            raise ValueError(f"GridImage shows a GridWorld; this is {type(env.unwrapped).__name__}")
+        self.grid: GridWorld = env.unwrapped
+        symbols = (maps.WALL, maps.GOAL, maps.PIT)
+        self.map_planes = np.stack([self.grid.symbols == symbol for symbol in symbols])
+        shape = (len(self.PLANES), *self.grid.symbols.shape)
+        self.observation_space = spaces.Box(0.0, 1.0, shape, np.float32)
+
+    def observation(self, observation: int) -> Float[np.ndarray, "4 rows columns"]:
+        """The planes with the agent in this state."""
+        image = np.zeros(self.observation_space.shape, np.float32)
+        image[:-1] = self.map_planes
+        image[-1][tuple(self.grid.cells[observation])] = 1.0
+        return image
+
+
 def direction_probabilities(slip: float, noise: float) -> Float[np.ndarray, "A D"]:
     """Probability that direction d is carried out when action a is chosen.
 
@@ -268,3 +301,8 @@ def _checked_wind(wind: Sequence[Any] | np.ndarray | None, width: int) -> Int[np
 
 # ``gym.make("rlbook.tabular.gridworld:rlbook/GridWorld-v0", map=...)`` imports this module first.
 gym.register(id="rlbook/GridWorld-v0", entry_point="rlbook.tabular.gridworld:GridWorld")
+gym.register(
+    id="rlbook/GridImage-v0",
+    entry_point=lambda **options: GridImage(GridWorld(**options)),
+    disable_env_checker=True,  # it takes any three axes for a picture of bytes
+)

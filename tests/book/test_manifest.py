@@ -251,12 +251,21 @@ def test_the_readme_is_up_to_date(book: Book, root: Path) -> None:
     assert replace_table(text, chapter_table(book)) == text, "run `rlbook readme`"
 
 
-def test_the_readme_example_runs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each step costs 1, the goal is 4 steps from the start: -(1 + 0.9 + 0.81 + 0.729)."""
+def test_the_readme_examples_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Planning: each step costs 1, the goal is 4 steps from the start: -(1 + 0.9 + 0.81 + 0.729).
+
+    Advantages: the last TD error is 1 - 0.8; before it 0.8·0.99 - 0.6 + 0.99·0.95·0.2 = 0.3801.
+    The gradient of the loss at ratio 1 is minus the advantage over 3 tokens.
+    """
     text = (root / "README.md").read_text(encoding="utf-8")
-    code = text.partition("```python\n")[2].partition("```")[0]
+    planning, learning = (part.partition("```")[0] for part in text.split("```python\n")[1:])
     namespace: dict = {}
-    exec(compile(code, "README.md", "exec"), namespace)
+    exec(compile(planning, "README.md", "exec"), namespace)
     start = namespace["world"].mdp().start
     assert start @ namespace["result"].V == pytest.approx(-3.439, abs=1e-9)
     assert "-3.439" in capsys.readouterr().out
+    exec(compile(learning, "README.md", "exec"), namespace)
+    advantages = namespace["advantages"][0].tolist()
+    assert advantages[1:] == pytest.approx([0.3801, 0.2], abs=1e-6)
+    expected = [-a / 3 for a in advantages]
+    assert namespace["logprobs"].grad[0].tolist() == pytest.approx(expected, abs=1e-6)

@@ -13,6 +13,7 @@ from rlbook.tabular.gridworld import (
     ACTIONS,
     ARROWS,
     MOVES,
+    GridImage,
     GridWorld,
     direction_probabilities,
     paint,
@@ -273,3 +274,40 @@ def test_coloured_picture():
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         GridWorld(**arguments)
+
+
+# --- as planes -------------------------------------------------------------------------------
+
+
+def test_a_grid_as_planes_by_hand():
+    env = GridImage(GridWorld("S#G\n..P"))
+    image, _ = env.reset()
+    assert image.dtype == np.float32 and image.shape == (4, 2, 3)
+    assert image.tolist() == [
+        [[0, 1, 0], [0, 0, 0]],  # walls
+        [[0, 0, 1], [0, 0, 0]],  # goals
+        [[0, 0, 0], [0, 0, 1]],  # pits
+        [[1, 0, 0], [0, 0, 0]],  # the agent
+    ]
+    image, reward, terminated, truncated, _ = env.step(DOWN)
+    assert image[3].tolist() == [[0, 0, 0], [1, 0, 0]]
+    assert (reward, terminated, truncated) == (-1.0, False, False)
+    assert image in env.observation_space
+
+
+def test_every_state_has_its_own_planes_and_observations_are_not_shared():
+    env = GridImage(GridWorld(maps.MAZE))
+    images = [env.observation(s) for s in range(env.grid.S)]
+    assert len({image.tobytes() for image in images}) == env.grid.S
+    for s, image in enumerate(images):
+        assert np.argwhere(image[3]).tolist() == [env.grid.cells[s].tolist()]
+
+
+def test_planes_can_be_made_by_name_and_are_refused_for_another_world():
+    env = gym.make("rlbook.tabular.gridworld:rlbook/GridImage-v0", map=ROOM, max_episode_steps=2)
+    image, _ = env.reset(seed=0)
+    assert image[3, 1, 1] == 1.0
+    env.step(LEFT)
+    assert env.step(LEFT)[2:4] == (False, True)  # cut
+    with pytest.raises(ValueError, match="CartPoleEnv"):
+        GridImage(gym.make("CartPole-v1"))
