@@ -1,13 +1,14 @@
 """The exercises of chapter 07: scores, returns of a batch, baselines, and a loss's gradient.
 
-Batches are float64 tensors [B, T]; theta [S, A] holds the logits of a softmax policy.
+Batches are float64 tensors [B, T]; theta [S, A] holds the logits of a softmax policy. Answers are
+compared as 32-bit ones: ``torch.zeros(B, T)`` is 32-bit, and a reader may well collect in it.
 """
 
 import numpy as np
 import torch
 
 from rlbook.checks.cases import random_distributions, random_halves
-from rlbook.checks.harness import Exercise, WrongAnswer
+from rlbook.checks.harness import FLOAT32, Exercise, WrongAnswer
 from rlbook.control.reinforce import mean_return_at_step
 from rlbook.functional.masked import aggregate, masked_mean, masked_whiten
 from rlbook.functional.policy_losses import action_logprobs, reinforce_loss
@@ -201,6 +202,13 @@ def _indicator(theta, state, action):
     return gradient
 
 
+def _softmax_of_the_table(theta, state, action):
+    weights = np.exp(theta - theta.max())
+    gradient = -weights / weights.sum()
+    gradient[state, action] += 1.0
+    return gradient
+
+
 def _across_the_ends(rewards, gamma, ended):
     return discounted_returns(rewards, gamma=gamma)
 
@@ -215,6 +223,11 @@ def _cut_one_late(rewards, gamma, ended):
     late = torch.zeros_like(ended)
     late[:, 1:] = ended[:, :-1]
     return discounted_returns(rewards, gamma=gamma, ended=late)
+
+
+def _zeros_after_an_end(rewards, gamma, ended):
+    over = (ended.long().cumsum(1) - ended.long()) > 0
+    return torch.where(over, 0.0, discounted_returns(rewards, gamma=gamma, ended=ended))
 
 
 def _along_the_batch(rewards, gamma, ended):
@@ -277,11 +290,27 @@ def _per_episode(theta, observations, actions, returns, mask):
     )  # fmt: skip
 
 
+def _summed(theta, observations, actions, returns, mask):
+    return mask.sum() * policy_gradient(theta, observations, actions, returns, mask)
+
+
+def _summed_over_time(theta, observations, actions, returns, mask):
+    share = mask.sum() / len(mask)
+    return share * policy_gradient(theta, observations, actions, returns, mask)
+
+
 def _without_baseline(theta, observations, actions, returns, mask):
     return _gradient(
         theta, observations, actions, mask,
         lambda logprobs, values: aggregate(reinforce_loss(logprobs, returns), mask, "token-mean"),
     )  # fmt: skip
+
+
+def _padding_taken_away(returns, mask):
+    """A padded cell was never in the total, and is subtracted all the same."""
+    total = torch.where(mask, returns, 0.0).sum(0) - returns
+    others = mask.sum(0) - 1
+    return torch.where(others > 0, total / others.clamp(min=1), 0.0)
 
 
 def _one_mean_for_all_steps(returns, mask):
@@ -315,6 +344,11 @@ def _junk_left(rewards, ended, mask, gamma):
     return (G - mean) / torch.sqrt(masked_mean((G - mean).square(), mask) + 1e-8)
 
 
+def _sample_variance(rewards, ended, mask, gamma):
+    count = mask.sum().double()
+    return batch_advantages(rewards, ended, mask, gamma) * ((count - 1.0) / count).sqrt()
+
+
 def _rewards_whitened(rewards, ended, mask, gamma):
     return torch.where(mask, _returns(masked_whiten(rewards, mask), ended, gamma), 0.0)
 
@@ -331,6 +365,7 @@ EXERCISES: dict[str, Exercise] = {
         cases=_score_cases,
         hint="log π is the chosen logit minus the log of a sum of exponentials. Which logits does "
         "each of the two parts depend on?",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "the chosen action alone, without the normaliser",
@@ -354,6 +389,11 @@ EXERCISES: dict[str, Exercise] = {
                 "The logits of other states have no part in this choice: what is their slope?",
             ),
             WrongAnswer(
+                "one softmax over the whole table",
+                _softmax_of_the_table,
+                "Each state has a distribution of its own: which logits compete with one another?",
+            ),
+            WrongAnswer(
                 "the entry of the chosen action only",
                 _only_the_action,
                 "That entry is right. What happens to log π when the logit of another action of "
@@ -366,6 +406,7 @@ EXERCISES: dict[str, Exercise] = {
         cases=_return_cases,
         hint="Go through the columns from the last to the first, all rows at once. Where a step "
         "ended its episode, what may it take over from the column to its right?",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "a return that runs on into the next episode",
@@ -382,6 +423,12 @@ EXERCISES: dict[str, Exercise] = {
                 "a cut one column too late",
                 _cut_one_late,
                 "Your sum is cut by the flag of the step before. Whose end stops the sum at t?",
+            ),
+            WrongAnswer(
+                "zeros after an end",
+                _zeros_after_an_end,
+                "A row may hold another episode after an end, and it has returns as well: its sums "
+                "start afresh.",
             ),
             WrongAnswer(
                 "the rewards so far",
@@ -405,6 +452,7 @@ EXERCISES: dict[str, Exercise] = {
         cases=_baseline_cases,
         hint="Only the mean of the squared length of score · (return - b) depends on b. Set its "
         "derivative in b to zero.",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "the expected return",
@@ -448,6 +496,7 @@ EXERCISES: dict[str, Exercise] = {
         cases=_gradient_cases,
         hint="Advantages are constants in this loss: how do you keep autograd out of them? And "
         "which cells does the mean run over?",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "the sign turned round",
@@ -484,6 +533,17 @@ EXERCISES: dict[str, Exercise] = {
                 "over all steps is asked for.",
             ),
             WrongAnswer(
+                "a sum over all steps, not a mean",
+                _summed,
+                "The direction is right. How many steps does the sum have?",
+            ),
+            WrongAnswer(
+                "a sum over each episode, averaged over episodes",
+                _summed_over_time,
+                "That is the form of equation (3), and unbiased. Here the mean over all steps of "
+                "the batch is asked for.",
+            ),
+            WrongAnswer(
                 "returns without the baseline",
                 _without_baseline,
                 "The expectation would be the same, the estimate is not. What is subtracted from "
@@ -496,6 +556,7 @@ EXERCISES: dict[str, Exercise] = {
         cases=_mean_cases,
         hint="Take the total of a column and then away what belongs to the row itself. How many "
         "other episodes are left at that step, and what if there are none?",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "zeros in the padding",
@@ -515,6 +576,12 @@ EXERCISES: dict[str, Exercise] = {
                 "padding counted as returns",
                 lambda returns, mask: mean_return_at_step(returns, torch.ones_like(mask)),
                 "Some episodes are over at that step: what stands there is no return.",
+            ),
+            WrongAnswer(
+                "a padded cell taken out of a sum it was never in",
+                _padding_taken_away,
+                "Where the episode runs, all is right. Where it is over, its own cell is not in "
+                "the total: what is there to take away?",
             ),
             WrongAnswer(
                 "one mean for all steps",
@@ -545,6 +612,7 @@ EXERCISES: dict[str, Exercise] = {
         cases=_advantage_cases,
         hint="Write down the matrix of rewards of two episodes of different lengths by hand, "
         "padding included. Which cells may touch which?",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "the loop as it stands",
@@ -572,6 +640,12 @@ EXERCISES: dict[str, Exercise] = {
                 "zeros counted in the mean and the spread",
                 _variance_of_zeros,
                 "Setting padding to 0 does not take it out of an average: the zeros are counted.",
+            ),
+            WrongAnswer(
+                "a variance divided by one less than the count",
+                _sample_variance,
+                "Here the spread is that of the batch itself: divide by n. In torch, std has an "
+                "argument for this.",
             ),
             WrongAnswer(
                 "whitened rewards",

@@ -389,7 +389,7 @@ def plot_heat_map(
     rows, columns = matrix.shape
     if ax is None:
         ax = plt.figure(figsize=(1.8 + 0.62 * columns, 1.2 + 0.5 * rows)).add_subplot()
-    picture = ax.imshow(matrix, cmap="viridis", aspect="auto")
+    picture = ax.imshow(matrix, cmap="viridis", aspect="auto", interpolation="nearest")
     ax.figure.colorbar(picture, ax=ax, label=colour_label)
     if x_names is not None:
         ax.set_xticks(range(columns), list(x_names))

@@ -104,12 +104,12 @@ def baseline_drawing(
         bins = np.linspace(*limits, BINS + 1)
         left.hist(shown, bins, weights=100.0 * chances, color=BLUE, alpha=0.7)
         half = variance**0.5
-        left.axvspan(mean - half, mean + half, color=ORANGE, alpha=0.25, label="±1 std")
+        left.axvspan(mean - half, mean + half, color=ORANGE, alpha=0.25, label="±1 std", zorder=0)
         left.axvline(mean, color=RED, label="mean")
         left.set(xlim=limits, ylim=(0, 100), xlabel=xlabel, ylabel="chance (%)")
         left.legend(loc="upper left")
         right.plot(BASELINES, parabola, color=BLUE)
-        right.plot(baseline, variance, "o", color=RED, markersize=9)
+        right.plot(baseline, variance, "o", color=RED, markersize=9, clip_on=False)
         right.set(xlim=BASELINES[[0, -1]], xlabel="baseline (units of reward)", ylabel="variance")
         right.set_ylim(0.0, 1.05 * parabola.max())
         words = (

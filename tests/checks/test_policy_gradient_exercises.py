@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlbook.checks.harness import SEED
+from rlbook.checks.harness import RIGHT, SEED, judge
 from rlbook.checks.policy_gradient import EXERCISES
 
 BY_HAND = {  # the arithmetic stands beside each case
@@ -58,3 +58,28 @@ def test_a_batch_of_advantages_from_single_episodes() -> None:
         found = EXERCISES["batch_advantages"].reference(**case)
         np.testing.assert_allclose(found[case["mask"]], whitened, atol=1e-9)
         assert (found[~case["mask"]] == 0.0).all()
+
+
+def whitened_by_hand(eps: float, correction: int):
+    def answer(rewards, ended, mask, gamma):
+        G = torch.zeros(rewards.shape)  # 32-bit, as torch makes it
+        running = torch.zeros(len(rewards))
+        for t in reversed(range(rewards.shape[1])):
+            running = rewards[:, t] + gamma * running * ~ended[:, t]
+            G[:, t] = running
+        counted = G[mask]
+        scaled = (G - counted.mean()) / (counted.std(correction=correction) + eps)
+        return (scaled * mask).tolist()
+
+    return answer
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+def test_whitening_may_leave_out_the_small_number_and_use_32_bits(eps: float) -> None:
+    exercise = EXERCISES["batch_advantages"]
+    assert judge("x", exercise, whitened_by_hand(eps, correction=0)).status == RIGHT
+
+
+def test_whitening_with_the_sample_variance_is_called_by_its_name() -> None:
+    found = judge("x", EXERCISES["batch_advantages"], whitened_by_hand(0.0, correction=1))
+    assert "this is a variance divided by one less than the count" in found.message

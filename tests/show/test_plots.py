@@ -319,6 +319,15 @@ def test_a_heat_map_writes_its_numbers_where_they_belong() -> None:
     assert fig.axes[1].get_ylabel() == "value (units)"
 
 
+def test_a_heat_map_shows_no_colour_between_two_values() -> None:
+    # 300 columns of 0 and 1 on fewer pixels: smoothing would make greens of yellow and violet
+    matrix = np.tile([0.0, 1.0, 1.0], (2, 100))
+    ax = plots.panels(1, width=2.5, height=2.0)[1][0]
+    plots.plot_heat_map(matrix, xlabel="x", ylabel="y", colour_label="mask", ax=ax)
+    picture = ax.images[0].make_image(ax.figure.canvas.get_renderer())[0]
+    assert len(np.unique(picture.reshape(-1, 4), axis=0)) == 2
+
+
 # --- the chapter map -------------------------------------------------------------------------
 
 PARTS = {"Start": ["00_welcome"], "Part I: Tables": ["02_gridworld", "03_planning"]}
