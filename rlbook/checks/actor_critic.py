@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rlbook.checks.cases import random_halves
-from rlbook.checks.harness import Exercise, WrongAnswer
+from rlbook.checks.harness import FLOAT32, Exercise, WrongAnswer
 from rlbook.functional.masked import masked_whiten
 from rlbook.functional.policy_losses import reinforce_loss
 from rlbook.functional.returns import gae
@@ -57,7 +57,8 @@ def _n_step_cases(rng):
     hand |= {"n": 2, "terminated": True, "gamma": 0.5}
     cases = [hand]
     plans = [(1, 4, True), (4, 4, True), (4, 4, False), (3, 5, False), (9, 3, True), (9, 3, False)]
-    for (n, T, terminated), gamma in zip(plans, DISCOUNTS, strict=True):
+    plans.append((5, 4, False))
+    for (n, T, terminated), gamma in zip(plans, [*DISCOUNTS, 0.75], strict=True):
         numbers = {"rewards": _halves(rng, T), "next_values": _halves(rng, T)}
         cases.append(numbers | {"n": n, "terminated": terminated, "gamma": gamma})
     return cases
@@ -157,6 +158,23 @@ def _n_step_with(*, read_past_end=False, guess=True, late=0, guess_discount=0, d
     return answer
 
 
+def _no_guess_in_a_finished_row(rewards, next_values, n, terminated, gamma):
+    plain = n_step_return(rewards, next_values, n, False, gamma)
+    n = min(n, len(rewards))
+    return plain - (gamma**n * next_values[n - 1] if terminated else 0.0)
+
+
+def _row_that_is_always_over(rewards, next_values, n, terminated, gamma):
+    return n_step_return(rewards, next_values, n, n >= len(rewards), gamma)
+
+
+def _discounted_by_the_n_asked_for(rewards, next_values, n, terminated, gamma):
+    if n <= len(rewards) or terminated:
+        return n_step_return(rewards, next_values, n, terminated, gamma)
+    powers = gamma ** np.arange(len(rewards))
+    return powers @ rewards + gamma**n * next_values[-1]
+
+
 def _mean_with(weights):
     """A λ-return with other weights of λ and n = 1, 2, ..."""
 
@@ -174,6 +192,7 @@ def _gae_with(
     shifted=False,
     value=1.0,
     forwards=False,
+    late=False,
 ):
     """GAE as a loop with one or more of its decisions made otherwise."""
 
@@ -184,6 +203,8 @@ def _gae_with(
         future = torch.where(flags[no_future], 0.0, next_values)
         deltas = rewards + gamma * future - value * values
         out, running = torch.zeros_like(deltas), torch.zeros_like(deltas[:, 0])
+        if late:  # the flag of the next column, and no later one to stop the last
+            flags[stop] = torch.cat([flags[stop][:, 1:], flags["nothing"][:, :1]], dim=1)
         T = deltas.shape[1]
         for t in range(T) if forwards else reversed(range(T)):
             running = torch.where(flags[stop][:, t], 0.0, running)
@@ -192,6 +213,15 @@ def _gae_with(
         return out
 
     return answer
+
+
+def _nothing_at_ends(rewards, values, next_values, terminated, ended, gamma, lam):
+    """The whole running sum is set to 0 at an end, its own TD error with it."""
+    future = torch.where(terminated, 0.0, next_values)
+    deltas = torch.where(ended, 0.0, rewards + gamma * future - values)
+    flags = {"terminated": torch.zeros_like(ended), "ended": ended}
+    nowhere = torch.zeros_like(deltas)
+    return gae(deltas, nowhere, nowhere, gamma=gamma, lam=lam, **flags)
 
 
 def _whitened(advantages):
@@ -243,6 +273,21 @@ EXERCISES: dict[str, Exercise] = {
                 "Where the sum reaches a terminal state, nothing more is earned. When is that?",
             ),
             WrongAnswer(
+                "a row that ends, and so never a guess",
+                _no_guess_in_a_finished_row,
+                "The flag speaks of the last action of the row. Do n steps always reach it?",
+            ),
+            WrongAnswer(
+                "a cut treated as an end",
+                _row_that_is_always_over,
+                "If nobody says that the world ended, what is the last state worth?",
+            ),
+            WrongAnswer(
+                "a guess discounted by steps that were never taken",
+                _discounted_by_the_n_asked_for,
+                "If n is larger than the row, after how many steps do you really guess?",
+            ),
+            WrongAnswer(
                 "rewards without the guess",
                 _n_step_with(guess=False),
                 "Stopping after n rewards treats the rest of the world as worthless. Who says what "
@@ -283,6 +328,19 @@ EXERCISES: dict[str, Exercise] = {
                 "where has their weight gone?",
             ),
             WrongAnswer(
+                "a mean that leaves the whole return out",
+                _mean_with(lambda lam, n: np.append((1.0 - lam) * lam ** (n[:-1] - 1.0), 0.0)),
+                "At λ = 1 only the whole return should count. What does yours give then?",
+            ),
+            WrongAnswer(
+                "the whole return counted twice",
+                _mean_with(
+                    lambda lam, n: (1.0 - lam) * lam ** (n - 1.0) + lam ** (n - 1.0) * (n == n[-1])
+                ),
+                "Add your weights up: the whole return takes the rest *instead* of a weight of its "
+                "own.",
+            ),
+            WrongAnswer(
                 "powers that are not normalised",
                 _mean_with(lambda lam, n: lam ** (n - 1.0)),
                 "A mean needs weights that sum to 1. Which factor does that for a geometric row?",
@@ -315,6 +373,7 @@ EXERCISES: dict[str, Exercise] = {
     "gae": Exercise(
         reference=gae,
         cases=_gae_cases,
+        tolerance=FLOAT32,  # torch.zeros(B, T) has 32 bits, whatever the rewards have
         hint="First all TD errors, then one running sum from the last column to the first. Each "
         "flag has one job: one is about the guess, the other about the sum.",
         wrong_answers=(
@@ -344,6 +403,17 @@ EXERCISES: dict[str, Exercise] = {
                 "the two flags exchanged",
                 _gae_with(stop="terminated", no_future="ended"),
                 "Terminated is about the bootstrap, ended about the recursion.",
+            ),
+            WrongAnswer(
+                "nothing at all at an end",
+                _nothing_at_ends,
+                "The last action of an episode has a TD error too. What stops there is only what "
+                "would come after it.",
+            ),
+            WrongAnswer(
+                "the flag of the next column",
+                _gae_with(late=True),
+                "ended[:, t] speaks of action t. Does it stop what comes after t, or after t + 1?",
             ),
             WrongAnswer(
                 "a decay without λ",
@@ -392,6 +462,17 @@ EXERCISES: dict[str, Exercise] = {
                 _pair_with(lambda a, v: _whitened(a) + v),
                 "Whitening changes the unit. Can the critic still learn values in units of reward "
                 "from it?",
+            ),
+            WrongAnswer(
+                "the two in the other order",
+                lambda advantages, values: targets_and_advantages(advantages, values).flip(0),
+                "The docstring names the value targets first, the advantages second.",
+            ),
+            WrongAnswer(
+                "each row whitened by itself",
+                _pair_with(lambda a, v: a + v, scaled=lambda a: torch.stack([*map(_whitened, a)])),
+                "A good row and a bad one look alike after this. Over what should the mean be "
+                "taken?",
             ),
             WrongAnswer(
                 "advantages as targets",
@@ -446,6 +527,11 @@ EXERCISES: dict[str, Exercise] = {
                 "a bonus that is a fine",
                 _loss_with(bonus=1.0),
                 "This loss falls when the entropy falls. Was that the wish?",
+            ),
+            WrongAnswer(
+                "the sum to be maximised",
+                _loss_with(policy=1.0, value=-0.5, bonus=1.0),
+                "All three signs suit an optimiser that walks uphill. Those of PyTorch walk down.",
             ),
             WrongAnswer(
                 "a value that runs away from its target",

@@ -145,7 +145,7 @@ def draw_walk(walk: Walk, *, gamma: float, lam: float, error: float) -> tuple[Fi
         names = ["↑→↓←"[a] for a in walk.episode.actions]
         ax.set_xticks(t, names)
         ax.set(xlabel="action t of the walk (its direction)", ylabel="advantage (reward)")
-        ax.set_ylim(-13.0, 13.0)
+        ax.set_ylim(-15.0, 15.0)
         ax.legend(loc="upper left", ncols=2)
         distance = float(np.sqrt(np.mean((estimates - exact) ** 2)))
         agree = int((np.sign(estimates.round(9)) == np.sign(exact.round(9))).sum())

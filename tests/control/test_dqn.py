@@ -81,6 +81,19 @@ def test_a_gradient_step_moves_the_action_taken_towards_the_target(huber):
     assert row["grad_norm"] == pytest.approx(error * 2**0.5)  # the weight and the bias of a = 0
 
 
+def test_a_gradient_step_learns_the_first_step_of_a_window():
+    """Q(0, a=1) = 7, target 1 + 0.5·2 + 0.25·4 + 0.125·8 = 4: error 3 in that entry alone."""
+    network = table([[7.0, 7.0], [5.0, 2.0], [0.0, 1.0], [3.0, 0.0]])
+    batch = window([1.0, 2.0, 4.0])._replace(actions=torch.tensor([[1, 0, 0]]))
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    config = DQNConfig(gamma=0.5, n=3, huber=None, max_grad_norm=None)
+    row = module._learn(network, SLOW, optimiser, batch, config)
+    assert (row["q"], row["target"]) == (7.0, 4.0)
+    weight = network.layers[0].weight
+    assert weight[0].tolist() == [7.0, 5.0, 0.0, 3.0]
+    assert weight[1].tolist() == pytest.approx([7.0 - 0.1 * 3.0, 2.0, 1.0, 0.0])
+
+
 def test_epsilon_falls_linearly_and_stays():
     config = DQNConfig(epsilon_start=0.9, epsilon_end=0.1, exploration_steps=100)
     assert [epsilon(k, config) for k in (0, 25, 50, 100, 1000)] == pytest.approx(

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from scripted import Scripted
-from worlds import actor_critic, uniform, vector
+from worlds import Corridor, actor_critic, uniform, vector
 
+from rlbook.control.a2c import A2CConfig, a2c
 from rlbook.control.collect import rollouts
 from rlbook.control.scoring import explained_variance, score
 
@@ -54,3 +55,15 @@ def test_explained_variance_by_hand():
     assert explained_variance(torch.tensor([3.0, 3.0]), targets) == 0.0
     assert explained_variance(torch.tensor([2.0, 0.0]), targets) == -3.0  # errors -2, 2
     assert explained_variance(targets, torch.ones(2)) == 0.0  # nothing to explain
+
+
+def test_a2c_reports_the_explained_variance_of_its_values_before_the_update():
+    envs, again = vector(Corridor, Corridor), vector(Corridor, Corridor)
+    network, before = (actor_critic(envs, hidden=(8,), seed=3) for _ in range(2))
+    report = next(a2c(envs, network, A2CConfig(rollout_steps=16, gamma=0.9, lam=0.5), seed=2))
+    generator = torch.Generator().manual_seed(2)
+    rollout = next(rollouts(again, before.policy, steps=16, generator=generator))
+    scored = score(before, rollout, gamma=0.9, lam=0.5)
+    expected = explained_variance(scored.values, scored.targets)
+    assert report["explained_variance"] == pytest.approx(expected, abs=1e-5)
+    assert abs(expected - explained_variance(scored.targets, scored.values)) > 0.01  # not symmetric
