@@ -1,14 +1,15 @@
 """The exercises of chapter 06: the parts of DQN, and a loop with two bugs.
 
 Letters: M transitions, A actions, F features, N slots. All tensors are 64-bit. Whatever a network
-says of the observation after a termination is junk: it must not count.
+says of the observation after a termination is junk: it must not count. An answer may be filled into
+torch.zeros(M), which is 32-bit: hence the tolerances.
 """
 
 import numpy as np
 import torch
 
 from rlbook.checks.cases import random_halves
-from rlbook.checks.harness import Exercise, WrongAnswer
+from rlbook.checks.harness import FLOAT32, Exercise, WrongAnswer
 from rlbook.functional.value_losses import huber_loss
 
 
@@ -257,16 +258,17 @@ def _queue(memory, added, items):
 
 
 def _loop_with(
-    *, copy="clone", renew=True, fresh_gradient=True, early=False, factor=0.5, ends=True
+    *, copy="clone", first=None, renew=True, fresh_gradient=True, early=False, factor=0.5, ends=True
 ):
     """The loop with one or more of its decisions made otherwise."""
 
-    def copied(w):
-        return {"clone": w.detach().clone(), "detach": w.detach(), "alias": w}[copy]
+    def copied(w, kind=copy):
+        kinds = {"clone": w.detach().clone(), "attached": w.clone(), "detach": w.detach()}
+        return (kinds | {"alias": w})[kind]
 
     def answer(w, x, actions, rewards, next_x, terminated, lr, gamma, period):
         w = w.clone().requires_grad_()
-        slow = copied(w)
+        slow = copied(w, first or copy)
         for t, a in enumerate(actions):
             over = terminated[t] if ends else torch.tensor(False)
             target = rewards[t] + gamma * torch.where(over, 0.0, (next_x[t] @ slow).max())
@@ -287,6 +289,7 @@ EXERCISES: dict[str, Exercise] = {
     "dqn_targets": Exercise(
         reference=dqn_targets,
         cases=_target_cases,
+        tolerance=FLOAT32,
         hint="Three questions, row by row: which network prices the future, which of its actions "
         "counts, and is there a future at all?",
         wrong_answers=(
@@ -337,6 +340,7 @@ EXERCISES: dict[str, Exercise] = {
     "double_dqn_targets": Exercise(
         reference=double_dqn_targets,
         cases=_double_cases,
+        tolerance=FLOAT32,
         hint="Two questions, two networks: which action looks best to the network that learns, and "
         "what does the slow copy say that this very action is worth?",
         wrong_answers=(
@@ -380,6 +384,7 @@ EXERCISES: dict[str, Exercise] = {
     "huber_loss": Exercise(
         reference=huber_loss,
         cases=_huber_cases,
+        tolerance=FLOAT32,
         hint="Take the size of the error first. Near 0 it is a parabola; beyond δ it goes on as a "
         "straight line, and the two must meet in height and in slope.",
         wrong_answers=(
@@ -405,6 +410,11 @@ EXERCISES: dict[str, Exercise] = {
                 "At δ the two pieces should have the same height. Yours jump there.",
             ),
             WrongAnswer(
+                "a parabola for every negative error",
+                _huber_with(lambda e, d: torch.where(e <= d, e**2 / 2, d * (e - d / 2))),
+                "A prediction may also be far too low. Is an error of -3 below δ in size?",
+            ),
+            WrongAnswer(
                 "a line that does not meet the parabola",
                 _huber_with(lambda e, d: torch.where(e.abs() <= d, e**2 / 2, d * e.abs())),
                 "At |e| = δ the parabola is δ²/2 high. How high does your line begin?",
@@ -426,6 +436,7 @@ EXERCISES: dict[str, Exercise] = {
     "epsilon_at": Exercise(
         reference=epsilon_at,
         cases=_epsilon_cases,
+        tolerance=FLOAT32,
         hint="Work out first which share of the way has been gone: 0 at the start, 1 from step "
         "over on.",
         wrong_answers=(
@@ -438,6 +449,11 @@ EXERCISES: dict[str, Exercise] = {
                 "a slope to 0 that is cut off at the end",
                 lambda steps, start, end, over: np.maximum(end, start * (1.0 - steps / over)),
                 "This arrives at end too early. Where should it be half way?",
+            ),
+            WrongAnswer(
+                "a slope that falls by 1 over the way",
+                lambda steps, start, end, over: np.maximum(end, start - steps / over),
+                "How far should ε fall in all, from the first step to the last of the slope?",
             ),
             WrongAnswer(
                 "an exponential slope",
@@ -526,6 +542,17 @@ EXERCISES: dict[str, Exercise] = {
                 _loop_with(copy="detach"),
                 "No gradient flows through the target any more, but w changes in place, and "
                 "detach gives another view of the same numbers.",
+            ),
+            WrongAnswer(
+                "a copy that gradients flow through",
+                _loop_with(copy="attached"),
+                "clone gives new memory, but the clone remembers where it came from, and backward "
+                "goes there. What makes it a constant?",
+            ),
+            WrongAnswer(
+                "a first copy that is a constant and later ones that are not",
+                _loop_with(copy="attached", first="clone"),
+                "The copy is made in two places. Are the two lines the same?",
             ),
             WrongAnswer(
                 "a copy that is never renewed",

@@ -105,7 +105,7 @@ def two_states_sliders(*, steps: int = 60) -> ipywidgets.Widget:
         draw,
         gamma=slider("γ", 0.9, 0.0, 1.0, 0.05),
         alpha=slider("α", 0.1, 0.02, 0.4, 0.02),
-        share=slider("μ (in B)", 0.0, 0.0, 1.0, 0.05),
+        share=slider("μ (in B)", 0.0, 0.0, 1.0, 0.01),
         period=ipywidgets.IntSlider(
             value=1, min=1, max=30, description="period", continuous_update=False
         ),
