@@ -41,4 +41,5 @@ def test_a_one_step_advantage_unlearns_first_and_a_long_one_learns(recorded: Run
     late = {arm: curve[:, -10:].mean(axis=1) for arm, curve in returns.items()}
     assert returns["λ = 0"].mean(axis=0).min() < 15.0 < 20.0 < returns["λ = 0"][:, 0].mean()
     assert paired_interval(late["λ = 0.95"], late["λ = 0"]).low > 0.0
-    assert np.mean(late["λ = 0.95"]) > np.mean(late["λ = 0.5"])  # the means alone: intervals overlap
+    # the means alone: the intervals overlap
+    assert np.mean(late["λ = 0.95"]) > np.mean(late["λ = 0.5"])
