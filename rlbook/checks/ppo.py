@@ -1,12 +1,13 @@
 """The exercises of chapter 09: KL, the clipped objective, and a loop whose clip never acts.
 
 Plain arrays. p, q are distributions [A]; ratios, advantages and log-probabilities are [T].
+Answers in 32 bits count (``FLOAT32``): a reader who writes in torch gets them by default.
 """
 
 import numpy as np
 
 from rlbook.checks.cases import random_halves
-from rlbook.checks.harness import Exercise, WrongAnswer
+from rlbook.checks.harness import FLOAT32, Exercise, WrongAnswer
 
 
 def kl_divergence(p, q):
@@ -173,6 +174,18 @@ def _epochs_with(slope, *, old_once=True, by_ratio=True, step=1.0, reduce=1.0):
     return answer
 
 
+def _epochs_before(theta, actions, advantages, epochs, rate, clip):
+    theta = theta.copy()
+    old = log_softmax(theta)[actions]
+    for _ in range(epochs):
+        now = log_softmax(theta)[actions]
+        ratio = np.exp(now - old)
+        weight = clipped_slope(ratio, advantages, clip) * ratio
+        theta = theta + rate * mean_score(theta, actions, weight)
+        old = now
+    return theta
+
+
 def _two_sided(ratio, advantage, clip):
     return np.where(np.abs(ratio - 1) > clip, 0.0, advantage)
 
@@ -182,6 +195,7 @@ EXERCISES: dict[str, Exercise] = {
         reference=kl_divergence,
         cases=_kl_cases,
         hint="For each action: how surprised is q compared with p? Average that over what p does.",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "the arguments exchanged",
@@ -219,6 +233,7 @@ EXERCISES: dict[str, Exercise] = {
         reference=k3_estimate,
         cases=_estimate_cases,
         hint="Begin with d = log π_ref - log π. k3 adds to -d something whose mean under π is 0.",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "d with its sign turned round",
@@ -261,6 +276,7 @@ EXERCISES: dict[str, Exercise] = {
         cases=_clip_cases,
         hint="Work out both products, with the ratio and with the clipped ratio. Which is the more "
         "pessimistic?",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "only the clipped ratio",
@@ -280,6 +296,14 @@ EXERCISES: dict[str, Exercise] = {
                 lambda ratio, advantage, clip: ratio * advantage,
                 "That is the surrogate which TRPO maximises under a constraint. Where is the "
                 "constraint here?",
+            ),
+            WrongAnswer(
+                "the minimum of the ratios, not of the products",
+                lambda ratio, advantage, clip: (
+                    np.minimum(ratio, np.clip(ratio, 1 - clip, 1 + clip)) * advantage
+                ),
+                "For A < 0 the smaller ratio makes the larger product. Of which two numbers is the "
+                "minimum taken?",
             ),
             WrongAnswer(
                 "the product clipped, not the ratio",
@@ -312,6 +336,7 @@ EXERCISES: dict[str, Exercise] = {
         cases=_clip_cases,
         hint="Draw the objective over the ratio, once for A > 0 and once for A < 0. Where is it "
         "flat?",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "flat on both sides",
@@ -355,6 +380,7 @@ EXERCISES: dict[str, Exercise] = {
         reference=explained_variance,
         cases=_variance_cases,
         hint="How much do the errors scatter, compared with the targets themselves?",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "mean squared error instead of the variance of the error",
@@ -391,6 +417,7 @@ EXERCISES: dict[str, Exercise] = {
         cases=_epochs_cases,
         hint="Print the ratios of the second epoch. What should have moved since the first, and "
         "what should have stayed?",
+        tolerance=FLOAT32,
         wrong_answers=(
             WrongAnswer(
                 "still the broken loop",
@@ -413,6 +440,11 @@ EXERCISES: dict[str, Exercise] = {
                 "REINFORCE's weight, without the ratio",
                 _epochs_with(clipped_slope, by_ratio=False),
                 "The slope by the ratio has to be multiplied by d ratio / dθ = ratio · ∇ log π.",
+            ),
+            WrongAnswer(
+                "the old log-probabilities of the epoch before",
+                _epochs_before,
+                "The ratio compares with the last epoch here. Which policy drew the actions?",
             ),
             WrongAnswer(
                 "downhill",
