@@ -10,10 +10,10 @@ mean 0); its gradient is what counts. What stands in masked cells must not overf
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlbook.functional.arguments import check_same_shape
+from rlbook.functional.arguments import check_bool, check_same_shape
 from rlbook.functional.off_policy import importance_ratios
 
 
@@ -72,6 +72,59 @@ def ppo_clip_loss(
     if dual_clip is None:
         return loss
     return torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
+
+
+def cispo_loss(
+    logprobs: Float[Tensor, "B T"],
+    old_logprobs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    *,
+    clip_high: float,
+    clip: float | None = None,
+) -> Float[Tensor, "B T"]:
+    """REINFORCE with a clipped ratio as its weight: the clip bounds a token's pull, never cuts it.
+
+        L_t = -sg[ clip(ρ_t, 1-ε, 1+ε_high) ] A_t log π(a_t|s_t)
+
+    sg: taken as a constant. Where PPO's clip would stop a token's gradient, this one caps it, so a
+    rare and decisive token ("wait") goes on teaching in every epoch.
+
+    Args:
+        logprobs, old_logprobs, advantages: as for ``ppo_clip_loss``.
+        clip_high: ε_high, at least 0. clip: ε of the lower side; default: none, as in the paper.
+
+    Raises ValueError for a negative clip and for shapes that differ.
+
+    Book: 18_grpo. Source: MiniMax (2025, MiniMax-M1), equations 4 and 5.
+    """
+    low, high = _clip_interval(0.0 if clip is None else clip, clip_high, None)
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    ratio = importance_ratios(logprobs, old_logprobs).detach()
+    weight = ratio.clamp(min=None if clip is None else low, max=high)
+    return reinforce_loss(logprobs, weight * advantages)
+
+
+def sequence_level(
+    logprobs: Float[Tensor, "B T"],
+    old_logprobs: Float[Tensor, "B T"],
+    response_mask: Bool[Tensor, "B T"],
+) -> Float[Tensor, "B T"]:
+    """Log-probs that have one ratio for the whole response: put them into ``ppo_clip_loss``.
+
+        log s = |y|⁻¹ Σ_t ( log π - log π_old )(a_t|s_t),    result_t = log π_old(a_t|s_t) + log s
+
+    s is the geometric mean of the tokens' ratios. A reward belongs to the response, so its clip
+    does too: one token that has run away no longer decides, all tokens stay or go together. Its
+    ε is some hundred times smaller than PPO's. Cells outside the mask equal ``old_logprobs``.
+
+    Book: 18_grpo. Source: Zheng et al. (2025, GSPO), equations 5 and 7.
+    """
+    check_bool(response_mask=response_mask)
+    check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, response_mask=response_mask)
+    old_logprobs = old_logprobs.detach()
+    log_ratio = torch.where(response_mask, logprobs - old_logprobs, 0.0)
+    log_s = log_ratio.sum(dim=1) / response_mask.sum(dim=1).clamp(min=1)
+    return torch.where(response_mask, old_logprobs + log_s[:, None], old_logprobs)
 
 
 def clip_active(

@@ -8,10 +8,12 @@ from rollouts import jaxtyping_off
 
 from rlbook.functional.policy_losses import (
     action_logprobs,
+    cispo_loss,
     clip_active,
     entropy,
     ppo_clip_loss,
     reinforce_loss,
+    sequence_level,
 )
 
 
@@ -193,3 +195,62 @@ def test_errors(function):
         function(x, x, x, clip=0.2, clip_high=-1.0)
     with pytest.raises(ValueError, match=r"dual_clip=1\.0 must exceed 1"):
         function(x, x, x, clip=0.2, dual_clip=1.0)
+
+
+def test_cispo_by_hand():
+    # ratio 2, clipped to 1.5: the weight is 1.5, its gradient -1.5·A; PPO's would be 0
+    old = torch.tensor([[-1.0, -1.0, -1.0]], dtype=torch.float64)
+    ratios = torch.tensor([[2.0, 0.5, 1.0]], dtype=torch.float64)
+    advantages = torch.tensor([[2.0, -3.0, 1.0]], dtype=torch.float64)
+    logprobs = (old + ratios.log()).requires_grad_()
+    loss = cispo_loss(logprobs, old, advantages, clip_high=0.5)
+    weights = torch.tensor([[1.5, 0.5, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(loss, -weights * advantages * logprobs, rtol=0, atol=1e-12)
+    slope = gradient(loss, logprobs)
+    torch.testing.assert_close(slope, -weights * advantages, rtol=0, atol=1e-12)
+    lower = cispo_loss(logprobs, old, advantages, clip_high=0.5, clip=0.2)
+    assert lower[0, 1].item() == pytest.approx(0.8 * 3.0 * logprobs[0, 1].item(), abs=1e-12)
+
+
+def test_cispo_at_ratio_one_is_reinforce():
+    logprobs, advantages = random(2, 6, 7)
+    found = cispo_loss(logprobs, logprobs, advantages, clip_high=0.2, clip=0.2)
+    torch.testing.assert_close(found, reinforce_loss(logprobs, advantages), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="neither may be negative"):
+        cispo_loss(logprobs, logprobs, advantages, clip_high=-0.1)
+
+
+def test_one_ratio_for_a_whole_response():
+    # log-ratios log 4 and 0 over two tokens: s = 2 on both; the third cell does not count
+    old = torch.tensor([[-3.0, -1.0, -9.0]], dtype=torch.float64)
+    move = torch.tensor([[math.log(4.0), 0.0, 5.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False]])
+    logprobs = (old + move).requires_grad_()
+    found = sequence_level(logprobs, old, mask)
+    two = math.log(2.0)
+    expected = torch.tensor([[-3.0 + two, -1.0 + two, -9.0]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+    # GSPO's loss: -min(s A, clip(s) A) for the response; each of its |y| tokens gets s A / |y|
+    A = torch.full((1, 3), -1.5, dtype=torch.float64)
+    loss = ppo_clip_loss(found, old, A, clip=0.3)
+    torch.testing.assert_close(loss[0, :2], torch.tensor([3.0, 3.0], dtype=torch.float64))
+    mean = torch.where(mask, loss, 0.0).sum() / 2
+    slope = torch.autograd.grad(mean, logprobs)[0]
+    expected = torch.tensor([[1.5, 1.5, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(slope, expected, rtol=0, atol=1e-12)
+
+
+def test_sequence_level_of_single_tokens_changes_nothing():
+    logprobs, old = random(2, 5, 1)
+    found = sequence_level(logprobs, old, torch.ones(5, 1, dtype=torch.bool))
+    torch.testing.assert_close(found, logprobs, rtol=0, atol=1e-12)
+
+
+def test_sequence_level_keeps_junk_out():
+    logprobs, old = random(2, 3, 4)
+    mask = torch.arange(4) < torch.tensor([[4], [2], [1]])
+    junk = torch.where(mask, logprobs, torch.nan).requires_grad_()
+    found = sequence_level(junk, old, mask)
+    torch.testing.assert_close(found, sequence_level(logprobs, old, mask), rtol=0, atol=0)
+    assert torch.isfinite(gradient(found, junk)).all()
