@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control": {"report", "functional", "loop"},
     "lm": {"report", "loop", "paths", "tabular.maps", "tabular.mdp"},
     "posttrain": {"report", "functional", "loop", "lm"},
-    "audit": {"report", "functional", "lm.tabular_lm"},
+    "audit": {"report", "functional", "lm.tabular_lm", "lm.exact", "lm.groups"},
     "studies": ALGORITHMS | {"paths", "show"},
     "checks": EVERYTHING,
     "show": EVERYTHING,
@@ -48,7 +48,7 @@ MAY_USE: dict[str, set[str]] = {
     "tabular": {"numpy", "scipy", "gymnasium", "jaxtyping"},
     "loop": {"torch", "numpy", "jaxtyping", "safetensors"},
     "control": {"torch", "numpy", "gymnasium", "jaxtyping"},
-    "lm": {"torch", "transformers", "numpy", "jaxtyping"},
+    "lm": {"torch", "transformers", "tokenizers", "safetensors", "numpy", "jaxtyping"},
     "posttrain": {"torch", "numpy", "jaxtyping"},
     "audit": {"torch", "numpy", "jaxtyping"},
 }

@@ -1,0 +1,1 @@
+"""A language model as a policy: loading, sampling, scoring, and tasks to try it on (Part III)."""
