@@ -1,0 +1,1 @@
+"""Part IV: training language models, one thin loop per method."""
