@@ -101,8 +101,8 @@ def _is_allowed(component: str, inside: str, target: str) -> bool:
         exact = target == allowed or target.startswith(allowed + ".")
         # `from rlbook.lm import tabular_lm` also names the package rlbook.lm itself.
         is_parent = allowed.startswith(target + ".")
-        if exact or is_parent:
-            return inside in ONLY_IN.get(allowed, {inside})
+        if (exact or is_parent) and inside in ONLY_IN.get(allowed, {inside}):
+            return True
     return False
 
 

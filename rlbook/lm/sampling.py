@@ -39,7 +39,8 @@ def sample_responses(
     Args:
         prompts: N strings or lists of token ids, of any lengths.
         samples_per_prompt: K. Row n·K + k of the result is sample k of prompt n.
-        max_new_tokens: T at most; a response that reaches it without an end is ``truncated``.
+        max_new_tokens: T at most; a response that reaches it without an end is ``truncated``
+            (but where no token ends a response, T tokens are a whole one).
         temperature: τ. 0 is greedy: the likeliest token each time.
         top_k: choose among the k likeliest only (and those as likely as the k-th).
         top_p: choose among the fewest tokens that together have at least this probability.
@@ -192,7 +193,8 @@ def _as_responses(
         response_mask=mask.contiguous(),
         sampler_logprobs=logprobs.contiguous(),
         texts=texts,
-        truncated=~is_end.any(dim=1),
+        # Without any token that ends a response, T tokens are what a response is.
+        truncated=~is_end.any(dim=1) & (len(ends) > 0),
     )
 
 

@@ -48,7 +48,7 @@ def gather_experience(
     *,
     prompts: int,
     rollouts_per_prompt: int,
-    temperature: float,
+    temperature: float | int,
     generator: torch.Generator,
 ) -> Experience:
     """Draw problems of the train split, let the policy answer each K times, and reward the answers.
@@ -99,7 +99,7 @@ def pieces(
 
 @torch.no_grad()
 def scored(
-    model: nn.Module, responses: Responses, *, temperature: float, micro_tokens: int | None
+    model: nn.Module, responses: Responses, *, temperature: float | int, micro_tokens: int | None
 ) -> Float[Tensor, "B T"]:
     """``response_logprobs`` without gradient, in micro-batches."""
     found = torch.zeros_like(responses.sampler_logprobs)

@@ -79,7 +79,7 @@ class PPOConfig:
     target_kl: float | None = None
     kl_horizon: float = 10_000.0
     value_clip: float | None = None
-    temperature: float = 1.0
+    temperature: float | int = 1.0
     max_grad_norm: float | None = 1.0
     seed: int = 0
 

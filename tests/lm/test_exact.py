@@ -22,6 +22,7 @@ from naive_texts import (
 from rlbook.functional.kl import exact_kl, kl_k2, kl_k3, per_token_kl_reward
 from rlbook.functional.policy_losses import entropy, reinforce_loss
 from rlbook.functional.returns import discounted_returns
+from rlbook.lm.batch import Responses
 from rlbook.lm.exact import (
     enumerate_responses,
     enumerated_logprobs,
@@ -84,6 +85,19 @@ def test_responses_of_the_coin():
     close(sequence_logprobs(coin()).exp(), numbers(COIN))
     close(responses.sampler_logprobs, numbers([[3 / 4, 1 / 3], [3 / 4, 2 / 3], [1 / 4, 1]]).log())
     assert not responses.sampler_logprobs.requires_grad
+
+
+def test_a_text_that_just_stops_leaves_no_state_behind():
+    # Neither an EOS nor the limit: a next token could be chosen, but the mask says that none was.
+    responses = Responses(
+        prompt_ids=torch.tensor([[0], [0]]),
+        prompt_mask=torch.ones(2, 1, dtype=torch.bool),
+        response_ids=torch.tensor([[0, 1], [0, 1]]),
+        response_mask=torch.tensor([[True, True], [True, False]]),
+        sampler_logprobs=torch.zeros(2, 2),
+        texts=["0", "0"],
+    )
+    assert response_states(coin(), responses).tolist() == [[0, 1], [0, -1]]
 
 
 def test_reward_of_the_coin():

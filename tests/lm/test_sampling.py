@@ -441,3 +441,11 @@ def test_weights_that_have_diverged():
         policy.model.transformer.ln_f.bias[0] = math.nan
     with pytest.raises(ValueError, match="logits for response 0 are not numbers: its weights"):
         sample_responses(policy, PROMPTS, max_new_tokens=4, generator=seeded())
+
+
+def test_without_an_end_a_response_at_the_limit_is_whole():
+    policy = Policy(TabularLM.fixed_length(torch.Generator().manual_seed(0)))
+    drawn = sample_responses(
+        policy, [[0]], samples_per_prompt=4, max_new_tokens=3, generator=torch.Generator()
+    )
+    assert drawn.response_mask.all() and not drawn.truncated.any()

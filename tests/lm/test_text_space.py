@@ -97,6 +97,7 @@ def test_spaces_compare_by_their_texts():
         ((((0,), ()), 3, 3), r"prompt 1 = \[\] needs one or more ids from 0 to 2"),
         ((((0, 3),), 3, 3), r"prompt 0 = \[0, 3\]"),
         ((((0,), (1,), (0, 2)), 3, 3), r"prompt 2 = \[0, 2\] begins with prompt 0 = \[0\]"),
+        ((((0, 2), (1,), (0,)), 3, 3), r"prompt 0 = \[0, 2\] begins with prompt 2 = \[0\]"),
         ((((1,), (1,)), 3, 3), r"prompt 1 = \[1\] begins with prompt 0"),
         ((((0,),), 3, 3, 3), "eos_id=3 is not a token"),
         ((((0,),), 10, 7), "10000000 responses, more than the 1000000"),
