@@ -165,10 +165,12 @@ def study(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per CPU.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run all seeds anew.")] = False,
     output: Annotated[
-        Path | None, typer.Option(help="The folder of recorded runs; data/runs without it.")
+        Path | None,
+        typer.Option(help="The folder of recorded runs (data/runs without it) and models/."),
     ] = None,
 ) -> None:
     """Run an experiment over several seeds and record it; the same command goes on after a stop."""
+    from rlbook import paths
     from rlbook.studies.catalogue import StudyError, find_study
     from rlbook.studies.recorded import runs_folder
     from rlbook.studies.runner import run_study
@@ -179,8 +181,17 @@ def study(
             _print_studies(folder)
             return
         chosen = find_study(name)
+        models = output / "models" if output else paths.data_folder() / "models"
+    preset = os.environ.get("RLBOOK_PRESET", "cpu")
+    if chosen.models and preset != "cpu" and output is None:
+        fail(
+            f"RLBOOK_PRESET={preset} would train other models than those in {models}: choose a "
+            "folder for them with --output",
+            USAGE,
+        )
+    options = {"seeds": seeds, "workers": workers, "fresh": fresh}
     try:
-        run = run_study(chosen, folder=folder, seeds=seeds, workers=workers, fresh=fresh)
+        run = run_study(chosen, folder=folder, models=models, **options)
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted")
     except OSError as error:
@@ -188,6 +199,8 @@ def study(
     except (StudyError, ValueError) as error:
         fail(str(error))
     print(f"{folder / chosen.name}.json: {run.caption} ({run.seconds:.0f} s in all)")
+    for model in chosen.models:
+        print(models / model)
 
 
 @app.command()

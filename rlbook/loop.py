@@ -182,6 +182,19 @@ class LoopState:
             generator.set_state(self._loaded["generator"])
             self._loaded = {}
 
+    def next_examples(self, count: int, size: int) -> list[int]:
+        """Numbers of the next ``size`` of ``count`` examples, which come in shuffled passes.
+
+        What is left of a pass waits in ``extra["order"]``, so that it is saved with the rest.
+        """
+        if self.generator is None:
+            raise ValueError("this LoopState has not started: its loop calls start first")
+        order = self.extra.get("order", torch.empty(0, dtype=torch.long))
+        while len(order) < size:
+            order = torch.cat([order, torch.randperm(count, generator=self.generator)])
+        self.extra["order"] = order[size:]
+        return order[:size].tolist()
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and text alone, so that ``torch.load(weights_only=True)`` reads it.
 

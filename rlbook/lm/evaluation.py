@@ -116,6 +116,7 @@ def evaluate(
             max_new_tokens=task.max_new_tokens,
             temperature=float(temperature),
             generator=generator,
+            stop=task.stop_ids(policy),
         )
         for first in range(0, len(problems), at_once)
     ]

@@ -65,6 +65,7 @@ def gather_experience(
         max_new_tokens=task.max_new_tokens,
         temperature=temperature,
         generator=generator,
+        stop=task.stop_ids(policy),
     )
     repeated = [problem for problem in problems for _ in range(rollouts_per_prompt)]
     rewards = task.rewards(repeated, responses.texts, truncated=responses.truncated)

@@ -102,7 +102,7 @@ def sft(
     while state.step < config.steps:
         rate = config.learning_rate * _share_of_peak(config, state.step)
         set_learning_rate(optimiser, rate)
-        batch = [learnt[i] for i in _next(state, len(learnt), config.batch_size)]
+        batch = [learnt[i] for i in state.next_examples(len(learnt), config.batch_size)]
         rows = list(
             micro_batches(batch, capacity=capacity, cells=config.micro_tokens, pad_id=policy.pad_id)
         )
@@ -152,15 +152,6 @@ def _row_capacity(policy: Policy, examples: list[Example], config: SFTConfig) ->
         return None
     longest = max(len(example.ids) for example in examples)
     return max(min(config.row_tokens or policy.context, policy.context), longest)
-
-
-def _next(state: LoopState, count: int, size: int) -> list[int]:
-    """The next examples of shuffled passes through all of them; what is left waits in ``state``."""
-    order = state.extra.get("order", torch.empty(0, dtype=torch.long))
-    while len(order) < size:
-        order = torch.cat([order, torch.randperm(count, generator=state.generator)])
-    state.extra["order"] = order[size:]
-    return order[:size].tolist()
 
 
 def _share_of_peak(config: SFTConfig, step: int) -> float:

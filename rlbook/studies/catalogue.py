@@ -30,12 +30,14 @@ class Study:
         module: its dotted name, which worker processes import.
         title: the first line of its docstring. seeds: how many it runs by default.
         source: the text of the module.
+        models: names of the models that it trains, from MODELS; none for most studies.
     """
 
     module: str
     title: str
     seeds: int
     source: str
+    models: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -109,7 +111,8 @@ def _parsed(module: str, source: str) -> Study | None:
     if "run" not in names or "SETTINGS" not in values or not isinstance(seeds, ast.Constant):
         return None
     title = (ast.get_docstring(tree) or module).splitlines()[0].rstrip(".")
-    return Study(module, title, int(seeds.value), source)
+    models = ast.literal_eval(values["MODELS"]) if "MODELS" in values else ()
+    return Study(module, title, int(seeds.value), source, tuple(models))
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

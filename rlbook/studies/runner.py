@@ -4,6 +4,9 @@ Each worker writes the result of a seed to a file of its own, in one step (a tem
 is renamed), under .unfinished/NAME beside the recorded runs. Once all seeds asked for are there
 they are merged with those recorded before into NAME.json, again in one step, and removed after
 that. So whatever stops the run, kill -9 included, the same command goes on where it was.
+
+A study with MODELS gets a folder as well, ``run(seed, folder)``, and leaves a subfolder for each
+model there. Those of seed 0 are the ones that are kept.
 """
 
 import importlib.metadata
@@ -13,6 +16,7 @@ import math
 import multiprocessing
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -38,7 +42,7 @@ except ImportError:  # Windows has no such lock: there two runs at once may repe
     fcntl = None
 
 DIGITS = 6
-VERSIONS_OF = ("numpy", "scipy", "gymnasium", "torch")
+VERSIONS_OF = ("numpy", "scipy", "gymnasium", "torch", "transformers", "tokenizers")
 UNFINISHED = ".unfinished"
 
 
@@ -48,7 +52,7 @@ class Job:
 
     study: Study
     fingerprint: str
-    folder: Path  # of the seed files
+    folder: Path  # of the seed files, and of the models of each seed
     workers: int
 
 
@@ -56,6 +60,7 @@ def run_study(
     study: Study,
     *,
     folder: Path,
+    models: Path | None = None,
     seeds: int | None = None,
     workers: int | None = None,
     fresh: bool = False,
@@ -65,6 +70,8 @@ def run_study(
     Args:
         study: from ``catalogue.find_study`` or ``catalogue.study_of``.
         folder: of the recorded runs; NAME.json is written there.
+        models: where the models of seed 0 go, for a study that trains some; default
+            ``folder/models``. Missing ones are made anew, even where the run is recorded.
         seeds: how many; default the study's own number.
         workers: processes; default one per CPU.
         fresh: run all seeds anew; the recorded file stays until the new one is complete.
@@ -74,7 +81,8 @@ def run_study(
 
     Raises:
         StudyError: the study has changed since seeds were recorded (and not ``fresh``); seeds
-            failed (which, and how); another process is running it; a worker died.
+            failed (which, and how); another process is running it; a worker died; ``run`` itself
+            raised it, since something that every seed needs is missing.
         KeyboardInterrupt: says how many seeds are finished.
         OSError: the folder cannot be written to.
     """
@@ -82,12 +90,15 @@ def run_study(
     workers = workers or os.cpu_count() or 1
     if seeds < 1 or workers < 1:
         raise StudyError(f"{seeds} seeds on {workers} workers: both must be at least 1")
+    models = folder / "models" if models is None else models
     fingerprint = study.fingerprint()
     job = Job(study, fingerprint, folder / UNFINISHED / study.name, workers)
     job.folder.mkdir(parents=True, exist_ok=True)
     with _alone(job.folder.with_suffix(".lock"), study):
         recorded = _begin(job, folder, fresh)
         known = set(recorded.seeds if recorded else ())
+        if not all((models / name / "config.json").is_file() for name in study.models):
+            known.discard(0)
         todo = [s for s in range(seeds) if s not in known and not _seed_file(job, s).is_file()]
         with tqdm(
             total=seeds, initial=seeds - len(todo), unit="seed", desc=study.name, disable=None
@@ -99,6 +110,7 @@ def run_study(
                 f"{len(failures)} of {seeds} seeds of {study.name} failed ({listed}); the others "
                 "are kept, and the same command tries these again"
             )
+        _keep_models(job, models)
         return _finish(job, folder, recorded, seeds)
 
 
@@ -117,6 +129,7 @@ def _begin(job: Job, folder: Path, fresh: bool) -> Run | None:
         mark.unlink(missing_ok=True)
         for path in _seed_files(job):
             path.unlink()
+            shutil.rmtree(_models_of(job, path.stem), ignore_errors=True)
         _write_whole(mark, job.fingerprint)
         replaces = True
     for path in _seed_files(job):
@@ -139,6 +152,10 @@ def _changed(study: Study, since: str) -> StudyError:
 
 def _seed_file(job: Job, seed: int) -> Path:
     return job.folder / f"{seed}.json"
+
+
+def _models_of(job: Job, seed: int | str) -> Path:
+    return job.folder / f"{seed}.models"
 
 
 def _seed_files(job: Job) -> list[Path]:
@@ -194,6 +211,8 @@ def _run_seeds(job: Job, seeds: list[int], bar: tqdm) -> dict[int, str]:
                     raise StudyError(
                         f"a worker of {job.study.name} died (out of memory?); {_so_far(job)}"
                     )
+                if isinstance(error, StudyError):  # it holds for every seed: say it once
+                    raise error from None
                 if error is None:
                     bar.update()
                 else:
@@ -243,7 +262,13 @@ def _start_worker() -> None:
 def _run_seed(job: Job, seed: int) -> None:
     """In a worker: run one seed and write its file."""
     begun = time.perf_counter()
-    results = checked(job.study.load().run(seed))
+    if job.study.models:
+        models = _models_of(job, seed)
+        shutil.rmtree(models, ignore_errors=True)  # of an attempt that did not come to its end
+        models.mkdir()
+        results = checked(job.study.load().run(seed, models))
+    else:
+        results = checked(job.study.load().run(seed))
     document = {
         "fingerprint": job.fingerprint,
         "seed": seed,
@@ -311,9 +336,27 @@ def _finish(job: Job, folder: Path, recorded: Run | None, seeds: int) -> Run:
     (job.folder / "fresh").unlink(missing_ok=True)
     for path in [*done, *job.folder.glob(".*.part")]:
         path.unlink()
+        shutil.rmtree(_models_of(job, path.stem), ignore_errors=True)
     with suppress(OSError):  # it holds more seeds than were asked for
         job.folder.rmdir()
     return load_run(job.study.name, folder=folder)
+
+
+def _keep_models(job: Job, folder: Path) -> None:
+    """Put the models of seed 0 in their place, each in one step, and forget those of the others."""
+    for name in job.study.models:
+        new = _models_of(job, 0) / name
+        if not new.is_dir():  # seed 0 was not run this time
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        arriving, leaving = folder / f".{name}.part", folder / f".{name}.old"
+        for path in (arriving, leaving):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(new, arriving)  # the two folders may be on different disks
+        if (folder / name).exists():
+            (folder / name).rename(leaving)
+        arriving.rename(folder / name)
+        shutil.rmtree(leaving, ignore_errors=True)
 
 
 def _merged(job: Job, recorded: Run | None, finished: list[dict[str, Any]]) -> Run:

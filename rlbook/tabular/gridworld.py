@@ -226,7 +226,7 @@ class GridImage(gym.ObservationWrapper):
     Args:
         env: a GridWorld, possibly inside wrappers such as a time limit.
 
-    Book: 08_actor_critic.
+    Book: 06_dqn, 08_actor_critic.
     """
 
     PLANES = ("wall", "goal", "pit", "agent")

@@ -14,7 +14,8 @@ ratio that counts is their geometric mean.
 Learning. PPO with the first setting and a constant learning rate, for each seed until its greedy
 policy reaches a mean return of 475 over 100 evaluation episodes (checked every 5,120 steps, clock
 stopped meanwhile), at most 100,000 steps. Both sides are judged by the same evaluation: the
-environments, the seeds and the code that counts the returns are ours.
+environments, the seeds and the code that counts the returns are ours. From the same rollout both
+make the same update (ppo_update.py), so what differs is what was drawn on the way.
 """
 
 import argparse

@@ -300,3 +300,26 @@ def test_refusals():
         evaluate(coin([1.0, 1.0]), SayZero(), problems=[], generator=torch.Generator())
     with pytest.raises(ValueError, match="pass@2 needs 1 to n samples, and there are n=1"):
         evaluate(coin([1.0, 1.0]), SayZero(), ks=(2,), generator=torch.Generator())
+
+
+def test_a_tasks_stop_ends_a_response():
+    """A model that goes on after the full stop is judged by what stands before it."""
+    policy = Policy(tiny_gpt2(), char_tokenizer())
+    mark = policy.decode([next(iter(policy.encode(["1"])[0]))])
+    own = {"max_new_tokens": 12, "test_prompts": ["2"]}
+    free = Task.from_functions(["3"], lambda p, t: [0.0] * len(t), **own)
+    stopped = Task.from_functions(["3"], lambda p, t: [0.0] * len(t), stop=mark, **own)
+    found = [
+        evaluate(
+            policy,
+            task,
+            problems=1,
+            samples_per_prompt=40,
+            generator=torch.Generator().manual_seed(1),
+        ).texts[0]
+        for task in (free, stopped)
+    ]
+    assert any(mark in text[:-1] for text in found[0])
+    assert not any(mark in text[:-1] for text in found[1])
+    with pytest.raises(ValueError, match="stop='12' is 2 tokens"):
+        Task.from_functions(["3"], lambda p, t: [0.0], stop="12").stop_ids(policy)

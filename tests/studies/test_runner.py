@@ -311,6 +311,18 @@ def variant(
     return study_of(name)
 
 
+def test_what_a_study_lacks_is_said_once_and_in_its_own_words(
+    log: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poor = variant(
+        tmp_path, monkeypatch, "poor", head="from rlbook.studies.catalogue import StudyError\n",
+        body="raise StudyError('poor needs a coin: find one')",
+    )  # fmt: skip
+    with pytest.raises(StudyError) as caught:
+        run_study(poor, folder=runs, workers=1)
+    assert str(caught.value) == "poor needs a coin: find one"
+
+
 def test_a_changed_study_is_refused_until_it_is_run_afresh(
     log: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

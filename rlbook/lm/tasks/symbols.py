@@ -50,6 +50,7 @@ class Symbols(Task):
     """
 
     name = "symbols"
+    stop = "."  # a document goes on with its next line
     characters = "".join(sorted({*"".join(OPERATIONS), *SOURCE, *TARGET, *UNNAMED, *" =."}))
 
     def __init__(

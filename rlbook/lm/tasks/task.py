@@ -42,6 +42,7 @@ class Task:
         max_new_tokens: the length limit, in tokens, EOS included. It belongs to the task: a
             response that is cut there earns 0 (``rewards(..., truncated=...)``).
         train_problems, test_problems: the fixed sets, or None where problems are drawn afresh.
+        stop: a token, as text, that ends a response as EOS does; None: EOS alone ends it.
 
     Book: 12_text_as_mdp, 18_grpo.
     """
@@ -50,6 +51,7 @@ class Task:
     max_new_tokens: int = 64
     train_problems: tuple[Problem, ...] | None = None
     test_problems: tuple[Problem, ...] | None = None
+    stop: str | None = None
 
     # --- what a subclass defines ---
 
@@ -81,6 +83,20 @@ class Task:
     def split_of(self, problem: Problem) -> str:
         """The split a drawn problem belongs to: "test" for one key in ten, by its crc32."""
         return SPLITS[zlib.crc32(self.split_key(problem.prompt).encode()) % TEST_ONE_IN == 0]
+
+    def stop_ids(self, policy: Any) -> list[int]:
+        """``stop`` as the token ids that ``sample_responses`` takes; [] where there is none.
+
+        Raises ValueError if it is not one token of the policy's tokenizer.
+        """
+        if self.stop is None:
+            return []
+        ids = policy.tokenizer(self.stop, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise ValueError(
+                f"stop={self.stop!r} is {len(ids)} tokens to this policy: it must be one, or None"
+            )
+        return ids
 
     def problems(
         self, n: int, generator: torch.Generator, *, split: str = "train"
@@ -178,6 +194,7 @@ class Task:
         test_prompts: Sequence[Any] | None = None,
         extract_answer: Any = None,
         max_new_tokens: int = 128,
+        stop: str | None = None,
         name: str = "own task",
     ) -> "Task":
         """Make a task from your own prompts and reward function.
@@ -199,6 +216,7 @@ class Task:
             extract_answer: a function from a text to what a majority vote counts. Default: the
                 text, stripped.
             max_new_tokens: the length limit in tokens, at least 1.
+            stop: a token, as text, that ends a response as EOS does.
 
         Raises:
             ValueError: no prompts, an empty one, a prompt in both splits, a limit below 1,
@@ -206,9 +224,11 @@ class Task:
 
         Book: 18_grpo.
         """
-        return _OwnTask(
+        task = _OwnTask(
             prompts, rewards, step_boundaries, test_prompts, extract_answer, max_new_tokens, name
         )
+        task.stop = stop
+        return task
 
 
 class _OwnTask(Task):
