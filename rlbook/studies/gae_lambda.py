@@ -20,7 +20,7 @@ from rlbook.control.a2c import A2CConfig, a2c
 from rlbook.control.collect import make_envs
 from rlbook.control.networks import ActorCritic
 
-SEEDS = 6
+SEEDS = 12
 SETTINGS: dict[str, Any] = {
     "env": "CartPole-v1",
     "envs": 8,
