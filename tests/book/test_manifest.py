@@ -251,14 +251,17 @@ def test_the_readme_is_up_to_date(book: Book, root: Path) -> None:
     assert replace_table(text, chapter_table(book)) == text, "run `rlbook readme`"
 
 
-def test_the_readme_examples_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readme_examples_run(
+    root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Planning: each step costs 1, the goal is 4 steps from the start: -(1 + 0.9 + 0.81 + 0.729).
 
     Advantages: the last TD error is 1 - 0.8; before it 0.8·0.99 - 0.6 + 0.99·0.95·0.2 = 0.3801.
     The gradient of the loss at ratio 1 is minus the advantage over 3 tokens.
     """
     text = (root / "README.md").read_text(encoding="utf-8")
-    planning, learning = (part.partition("```")[0] for part in text.split("```python\n")[1:])
+    parts = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
+    planning, learning, language, auditing = parts
     namespace: dict = {}
     exec(compile(planning, "README.md", "exec"), namespace)
     start = namespace["world"].mdp().start
@@ -269,3 +272,12 @@ def test_the_readme_examples_run(root: Path, capsys: pytest.CaptureFixture[str])
     assert advantages[1:] == pytest.approx([0.3801, 0.2], abs=1e-6)
     expected = [-a / 3 for a in advantages]
     assert namespace["logprobs"].grad[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+    monkeypatch.chdir(tmp_path)  # the example saves a policy
+    exec(compile(language, "README.md", "exec"), namespace)
+    assert [len(namespace["responses"]), namespace["report"].update] == [4, 20]
+    assert (tmp_path / "my-policy" / "model.safetensors").is_file()
+    capsys.readouterr()
+    exec(compile(auditing, "README.md", "exec"), namespace)
+    verdict = auditing.partition("\n# ")[2].strip()
+    assert capsys.readouterr().out.strip() == verdict

@@ -86,6 +86,9 @@ def test_the_curves_pass_through_the_words(problems) -> None:
     for ax, place in zip(fig.axes, (3, 2), strict=True):
         heights = [line.get_ydata()[place] for line in ax.lines[:3]]
         np.testing.assert_allclose(heights, list(now.values()))
+    greedy = fig.axes[0].lines[1]
+    np.testing.assert_allclose(greedy.get_xdata()[5:7], [0.5, 0.51])  # it falls between these
+    assert greedy.get_ydata()[5] == 1.0 and greedy.get_ydata()[6] < 1.0
     plt.close(fig)
 
 

@@ -101,3 +101,5 @@ def test_the_sliders_draw(policy: Policy) -> None:
     assert image.value != before and text.value.startswith("layer 1, head 1: position 4")
     head.value = 2
     assert text.value.startswith("layer 1, head 2")
+    row.value = 0
+    assert text.value.startswith("layer 1, head 2: position 0 ('a') looks most at position 0")
