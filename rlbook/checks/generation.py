@@ -339,6 +339,11 @@ EXERCISES: dict[str, Exercise] = {
                 "belongs to the response.",
             ),
             WrongAnswer(
+                "nothing for a row without an end",
+                lambda ids, eos: response_mask(ids, eos) & (ids == eos).any(axis=1, keepdims=True),
+                "A row without an EOS was cut by the limit. The policy chose every token of it.",
+            ),
+            WrongAnswer(
                 "one end for the whole batch",
                 lambda ids, eos: np.cumsum(ids == eos).reshape(ids.shape) - (ids == eos) == 0,
                 "Each row is a response of its own: count along axis 1.",

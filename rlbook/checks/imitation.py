@@ -277,13 +277,13 @@ def _from_the_right_value(first, operators, digits, bias, noise):
     return (1 - noise) * last + noise / 10
 
 
-def _imitating(pairs, *, by_text=False, summed=False, sign=1.0, renew=True):
+def _imitating(pairs, *, by_text=False, per_text=False, summed=False, sign=1.0, renew=True):
     """A maker of wrong loops: other pairs (from, to) of a text, another weight."""
 
     def answer(table, texts, prompt_lengths, steps, rate):
         table = table.copy()
         found = [pairs(text, p) for text, p in zip(texts, prompt_lengths, strict=True)]
-        count = 1 if summed else sum(map(len, found))
+        count = 1 if summed else len(found) if per_text else sum(map(len, found))
         pi = np.exp(log_softmax(table))
         for _ in range(steps):
             pi = np.exp(log_softmax(table)) if renew else pi
@@ -333,8 +333,9 @@ EXERCISES: dict[str, Exercise] = {
             ),
             WrongAnswer(
                 "one column too early",
-                lambda prompt_lengths, lengths, width: learnt_tokens(
-                    prompt_lengths - 1, lengths - 1, width
+                lambda prompt_lengths, lengths, width: (
+                    (np.arange(width) >= prompt_lengths[:, None] - 1)
+                    & (np.arange(width) < lengths[:, None] - 1)
                 ),
                 "These are the positions whose outputs predict the learnt tokens. The tokens "
                 "themselves are asked for.",
@@ -399,6 +400,13 @@ EXERCISES: dict[str, Exercise] = {
                 _mean_of_rows,
                 "Here a token of a short response weighs more than one of a long response. All "
                 "that count are to weigh the same.",
+            ),
+            WrongAnswer(
+                "divided by the number of texts",
+                lambda logits, ids, learnt: (
+                    masked_loss(logits, ids, learnt) * learnt[:, 1:].sum() / len(ids)
+                ),
+                "This grows with the length of the responses. A mean over tokens is asked for.",
             ),
             WrongAnswer(
                 "the sum",
@@ -610,6 +618,12 @@ EXERCISES: dict[str, Exercise] = {
                 "the sum instead of the mean",
                 _imitating(_right_pairs, summed=True),
                 "The step grows with the batch here. By how many tokens is it to be divided?",
+            ),
+            WrongAnswer(
+                "divided by the number of texts",
+                _imitating(_right_pairs, per_text=True),
+                "The sum of the pairs is right. It is still divided by the number of texts: how "
+                "many tokens count in the batch?",
             ),
             WrongAnswer(
                 "uphill",

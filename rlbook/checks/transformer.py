@@ -353,7 +353,7 @@ EXERCISES: dict[str, Exercise] = {
             WrongAnswer(
                 "a count of the matrices alone",
                 lambda **case: count_parameters(**case) - (13 * case["n_layer"] + 2) * case["d"],
-                "12 d² per block is right for its matrices; they have biases, and norms are learnt.",
+                "12 d² per block is right for its matrices; biases and norms are learnt, too.",
             ),
             WrongAnswer(
                 "a count without biases",
@@ -455,7 +455,7 @@ EXERCISES: dict[str, Exercise] = {
             WrongAnswer(
                 "a cosine that is too long for what is left",
                 lambda **case: _rates(**case, long=True),
-                "Progress goes from 0 to 1 in the steps after the warm-up: divide by steps - warmup.",
+                "Progress goes from 0 to 1 after the warm-up: divide by steps - warmup.",
             ),
             WrongAnswer(
                 "a warm-up of one step too many",

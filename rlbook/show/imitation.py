@@ -167,6 +167,8 @@ def draw_ceilings(problems: Sequence[Problem], *, bias: float, noise: float) -> 
         ):
             fixed = {"bias": bias, "noise": noise}
             grid = np.linspace(0.0, MOST[moving], 11)
+            if moving == "bias":
+                grid = np.insert(grid, 6, 0.51)  # just above one half greedy decoding falls
             found = [ceilings(problems, **(fixed | {moving: float(x)})) for x in grid]
             curves = {way: [row[way] for row in found] for way in WAYS}
             plot_curves(curves, x=grid, xlabel=label, ylabel="accuracy of the imitator", ax=ax)
