@@ -86,6 +86,16 @@ def accumulated_step(
     return total, norm
 
 
+def bfloat16_forward(device: torch.device, *, on: bool = True) -> torch.autocast:
+    """Within it, matrix products run in bfloat16, with weights, norms and losses in float32.
+
+    Half the memory of activations, and several times the speed on a recent GPU. A log-probability
+    is then good to some 10⁻² only, so whatever is compared must come from the same precision:
+    sample and score inside it.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
+
+
 def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
     """Give every group of parameters this learning rate."""
     for group in optimiser.param_groups:

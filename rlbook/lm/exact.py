@@ -108,6 +108,34 @@ def expected_pass_at_k(
     return (1.0 - (1.0 - p) ** k).mean()
 
 
+def best_of_n_logprobs(
+    model: TabularLM, rewards: Float[Tensor, " B"], *, n: int
+) -> Float[Tensor, " B"]:
+    """Log-probability that y is the best of n responses drawn from the model, for every y.
+
+        π_n(y|x) = π(y|x) (F(y)^n - F⁻(y)^n) / (F(y) - F⁻(y))
+
+    F and F⁻ are the chances that one response earns at most, and less than, what y does. Of
+    equally good ones each is given equally often. ``matching(model, ...)`` makes a model of it,
+    and ``sequence_kl(matching(model, ...), model)`` is its exact distance from the first.
+
+    Raises ValueError for n < 1, and for rewards that are not one finite number per response.
+
+    Book: 15_rejection_sampling.
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: the best of how many? At least 1")
+    rewards = checked_rewards(model, rewards).view(len(model.space.prompts), -1)
+    log_pi = sequence_logprobs(model).view_as(rewards)
+    pi = log_pi.exp()[:, None, :]
+    up_to = torch.where(rewards[:, None, :] <= rewards[:, :, None], pi, 0.0).sum(dim=2)
+    below = torch.where(rewards[:, None, :] < rewards[:, :, None], pi, 0.0).sum(dim=2)
+    # (F^n - f^n) / (F - f) = F^(n-1) · (1 + q + ... + q^(n-1)) with q = f/F: no difference is lost
+    powers = torch.arange(n, device=pi.device)
+    series = ((below / up_to)[..., None] ** powers).sum(dim=-1)
+    return (log_pi + (n - 1) * up_to.log() + series.log()).flatten()
+
+
 def prefix_values(
     model: TabularLM, rewards: Float[Tensor, " B"]
 ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S V"]]:

@@ -77,7 +77,8 @@ class ScalarModel(nn.Module):
     ) -> Float[Tensor, "B L"]:
         """The number at each token; at padding it means nothing. Arguments: ``hidden_states``."""
         states = hidden_states(self.model, ids, mask, positions)
-        return self.head(states.to(self.head.weight.dtype))[..., 0]
+        dtype = self.head.weight.dtype  # under autocast the product comes out smaller
+        return self.head(states.to(dtype))[..., 0].to(dtype)
 
     def save(self, folder: str | Path) -> Path:
         """Write the policy's plain Hugging Face folder, and the head as one more safetensors file.

@@ -4,8 +4,14 @@ Each update: sample responses; score them under the policy and the reference; tu
 into a reward per token; let GAE make advantages of these; then some epochs of PPO's clip. The
 formulas are those of chapters 08 and 09, imported: only the environment has become text.
 
-Deviations from Ouyang et al. (2022): no pretraining loss mixed in; the value network is a copy of
-the policy unless one is given (theirs began as the reward model).
+The value network may be
+
+    a copy of the policy with a new head    value_model=None, the default
+    one body with the policy                value_model=ScalarModel(policy, init="zero", share=True)
+    the reward model's weights              value_model=copy.deepcopy(reward_model)
+
+Deviations from Ouyang et al. (2022): no pretraining loss mixed in; a copy of the policy is the
+default value network (theirs began as the reward model).
 """
 
 from collections.abc import Iterator
@@ -21,12 +27,13 @@ from rlbook.functional.masked import aggregate, masked_whiten
 from rlbook.functional.policy_losses import clip_active, ppo_clip_loss
 from rlbook.functional.returns import gae
 from rlbook.functional.value_losses import clipped_value_loss, squared_loss
+from rlbook.lm.backbone import recomputed_blocks
 from rlbook.lm.batch import Responses
 from rlbook.lm.heads import ScalarModel, token_values
 from rlbook.lm.logprobs import response_logprobs_and_entropy
 from rlbook.lm.policy import Policy
 from rlbook.lm.tasks.task import Task
-from rlbook.loop import LoopState, accumulated_step, mean_metrics
+from rlbook.loop import LoopState, accumulated_step, bfloat16_forward, mean_metrics
 from rlbook.posttrain.experience import (
     Experience,
     check_same_vocabulary,
@@ -59,6 +66,9 @@ class PPOConfig:
         value_clip: clip of the value loss in units of reward; None is off.
         temperature: of the sampling, and so of all log-probabilities.
         max_grad_norm: longest gradient of both networks together; None does not clip.
+        bf16: sample, score and train in bfloat16, with weights in float32: for a GPU.
+        recompute: forget activations within a block and compute them again in the backward pass
+            (gradient checkpointing): a third more time, far less memory, the same gradient.
         seed: of problems, samples and mini-batches.
     """
 
@@ -81,6 +91,8 @@ class PPOConfig:
     value_clip: float | None = None
     temperature: float | int = 1.0
     max_grad_norm: float | None = 1.0
+    bf16: bool = False
+    recompute: bool = False
     seed: int = 0
 
 
@@ -136,15 +148,16 @@ def ppo(
     state.start(optimiser, generator)
     while state.step < config.updates:
         beta = float(state.extra.get("beta", config.beta))
-        batch = gather_experience(
-            policy,
-            task,
-            prompts=config.train_batch_size,
-            rollouts_per_prompt=config.rollouts_per_prompt,
-            temperature=config.temperature,
-            generator=generator,
-        )
-        scores = score(policy, value_model, ref, batch, config, beta)
+        with bfloat16_forward(policy.device, on=config.bf16):
+            batch = gather_experience(
+                policy,
+                task,
+                prompts=config.train_batch_size,
+                rollouts_per_prompt=config.rollouts_per_prompt,
+                temperature=config.temperature,
+                generator=generator,
+            )
+            scores = score(policy, value_model, ref, batch, config, beta)
         metrics = measure(batch, scores) | {"beta": beta}
         steps = []
         for _ in range(config.epochs):
@@ -237,13 +250,15 @@ def step(
     def losses() -> Iterator[Float[Tensor, ""]]:
         for part_rows, part in pieces(batch.responses, rows, micro_tokens=config.micro_tokens):
             fixed = Scores(*(x[part_rows, : part.response_ids.shape[1]] for x in scores))
-            loss, metrics = ppo_loss(
-                policy.model, value_model, part, fixed, config, beta, denominator=count
-            )
+            with bfloat16_forward(policy.device, on=config.bf16):
+                loss, metrics = ppo_loss(
+                    policy.model, value_model, part, fixed, config, beta, denominator=count
+                )
             measured.append(metrics)
             yield loss
 
-    _, norm = accumulated_step(optimiser, losses(), max_grad_norm=config.max_grad_norm)
+    with recomputed_blocks(policy.model, value_model.model, on=config.recompute):
+        _, norm = accumulated_step(optimiser, losses(), max_grad_norm=config.max_grad_norm)
     totals = {name: sum(row[name] for row in measured) for name in measured[0]}
     return totals | {"grad_norm": norm}
 

@@ -9,6 +9,7 @@ import torch
 from small_policies import CHARACTERS, small_policy
 
 from rlbook.functional.kl import kl_k1
+from rlbook.lm.backbone import recomputed_blocks
 from rlbook.lm.heads import ScalarModel, load_scalar_model
 from rlbook.lm.policy import Policy, load_policy
 from rlbook.lm.sampling import sample_responses
@@ -233,3 +234,139 @@ def test_temperature_is_that_of_the_sampling(policy, task):
         policy, ["1"], max_new_tokens=8, temperature=2.0, generator=torch.Generator().manual_seed(0)
     )
     assert drawn.sampler_logprobs.sum() != 0
+
+
+@pytest.mark.parametrize("pieces_of_it", [1, 2, 8])
+def test_one_two_and_eight_micro_batches_give_one_gradient(exact_policy, task, pieces_of_it):
+    """Cut by rows here, whatever their lengths; against the mini-batch in one go."""
+    value_model, batch = fitted_values(exact_policy), batch_of(exact_policy, task)
+    ref = small_policy(seed=9, dtype=torch.float64)
+    config = replace(CONFIG, beta=0.1, kl_in="loss")
+    fixed = score(exact_policy, value_model, ref, batch, config, 0.1)
+    count = int(batch.responses.response_mask.sum())
+
+    def gradient(parts):
+        for rows in torch.arange(len(batch.responses)).tensor_split(parts):
+            part = batch.responses.select(rows)
+            own = type(fixed)(*(x[rows, : part.response_ids.shape[1]] for x in fixed))
+            ppo_loss(exact_policy.model, value_model, part, own, config, 0.1, denominator=count)[
+                0
+            ].backward()
+        found = all_gradients(exact_policy.model, value_model)
+        exact_policy.model.zero_grad()
+        value_model.zero_grad()
+        return found
+
+    whole = gradient(1)
+    assert whole.abs().max() > 1e-3
+    torch.testing.assert_close(gradient(pieces_of_it), whole, rtol=0, atol=1e-10)
+
+
+# --- against a loop over tokens that reads like the definition ------------------------------------
+
+
+def slow_scores(policy, value_model, ref, batch, *, beta, lam):
+    """Rewards, values, advantages and targets of every response, one token after another."""
+    found = []
+    responses = batch.responses
+    for i in range(len(responses)):
+        prompt = responses.prompt_ids[i][responses.prompt_mask[i]].tolist()
+        answer = responses.response_ids[i].tolist()
+        if policy.eos_id in answer:
+            answer = answer[: answer.index(policy.eos_id) + 1]
+        T = len(answer)
+        old, reference, values = [], [], []
+        for t in range(T):
+            text = torch.tensor([prompt + answer[:t]])
+            old.append(policy.model(text).logits[0, -1].log_softmax(-1)[answer[t]].item())
+            reference.append(ref.model(text).logits[0, -1].log_softmax(-1)[answer[t]].item())
+            h = value_model.model.transformer(text).last_hidden_state[0, -1]
+            values.append(value_model.head(h).item())
+        rewards = [-beta * (old[t] - reference[t]) for t in range(T)]
+        rewards[-1] += batch.rewards[i].item()
+        advantages = [0.0] * T
+        for t in range(T):
+            for k in range(t, T):  # Σ (λ)^(k-t) δ_k
+                after = values[k + 1] if k + 1 < T else 0.0
+                advantages[t] += lam ** (k - t) * (rewards[k] + after - values[k])
+        targets = [a + v for a, v in zip(advantages, values, strict=True)]
+        found.append((old, reference, values, advantages, targets))
+    return found
+
+
+@pytest.mark.parametrize("pad_is_eos", [True, False])
+@pytest.mark.parametrize("lam", [0.0, 0.9, 1.0])
+def test_every_number_of_a_token_is_that_of_a_slow_loop(lam, pad_is_eos):
+    """Random responses of mixed length after prompts of mixed length, EOS used as padding too."""
+    policy, ref = small_policy(seed=1), small_policy(seed=9)
+    if pad_is_eos:
+        policy.tokenizer.pad_token = policy.tokenizer.eos_token
+        policy = Policy(policy.model, policy.tokenizer)
+        assert policy.pad_id == policy.eos_id
+    task = Task.from_functions(["1", "12+3=", "4*5", "777-6"], sevens, max_new_tokens=9)
+    value_model, batch = fitted_values(policy), batch_of(policy, task)
+    lengths = batch.responses.lengths
+    assert len(lengths.unique()) > 2 and (~batch.responses.truncated).any()
+    config = replace(CONFIG, lam=lam, normalise=False, beta=0.2)
+    fixed = score(policy, value_model, ref, batch, config, 0.2)
+    slow = slow_scores(policy, value_model, ref, batch, beta=0.2, lam=lam)
+    mask = batch.responses.response_mask
+    for i, expected in enumerate(slow):
+        assert mask[i].sum() == len(expected[0]) and mask[i, : len(expected[0])].all()
+        for name, x, numbers in zip(fixed._fields, fixed, expected, strict=True):
+            got = x[i][mask[i]]
+            torch.testing.assert_close(
+                got, torch.tensor(numbers), rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
+            assert (x[i][~mask[i]] == 0).all(), name
+
+
+# --- memory and precision -------------------------------------------------------------------------
+
+
+def test_recomputed_blocks_give_the_same_gradient_and_leave_no_trace(exact_policy, task):
+    value_model, batch = fitted_values(exact_policy), batch_of(exact_policy, task)
+    fixed = score(exact_policy, value_model, None, batch, CONFIG, 0.0)
+    models = exact_policy.model, value_model.model
+    count = int(batch.responses.response_mask.sum())
+
+    def gradient(on):
+        saved = []
+
+        def keep(x):
+            saved.append(x.numel())
+            return x
+
+        with recomputed_blocks(*models, on=on):
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+                loss, _ = ppo_loss(
+                    models[0], value_model, batch.responses, fixed, CONFIG, 0.0, denominator=count
+                )
+            loss.backward()
+        found = all_gradients(models[0], value_model)
+        models[0].zero_grad()
+        value_model.zero_grad()
+        return found, sum(saved)
+
+    kept, numbers = gradient(False)
+    recomputed, fewer = gradient(True)
+    torch.testing.assert_close(recomputed, kept, rtol=0, atol=1e-10)
+    assert fewer < numbers / 2
+    flags = [getattr(m, "gradient_checkpointing", False) for x in models for m in x.modules()]
+    assert not any(flags) and not any(model.training for model in models)
+
+
+def test_a_table_has_no_blocks_to_recompute():
+    table = TabularLM([(0,)], vocab_size=3, max_new_tokens=2)
+    with pytest.raises(ValueError, match="TabularLM has no blocks"), recomputed_blocks(table):
+        pass
+
+
+def test_a_run_in_bfloat16_keeps_its_weights_in_float32_and_learns(policy, task):
+    config = replace(LARGER, updates=20, bf16=True, recompute=True, beta=0.01)
+    reports = list(ppo(policy, task, config, ref=copy.deepcopy(policy)))
+    assert all(p.dtype == torch.float32 for p in policy.model.parameters())
+    # Scored twice in the same precision, so the first ratios are 1 up to bfloat16's rounding.
+    assert reports[0]["ratio"] == pytest.approx(1.0, abs=0.05)
+    rewards = [report["reward"] for report in reports]
+    assert sum(rewards[:3]) / 3 < 0.2 < 0.3 < sum(rewards[-3:]) / 3
