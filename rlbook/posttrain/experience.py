@@ -7,14 +7,15 @@
 Letters: N prompts, K responses of each, B = N·K, T tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rlbook.lm.batch import Responses, micro_batches
+from rlbook.functional.kl import kl_k1
+from rlbook.lm.batch import Responses, concatenate, micro_batches
 from rlbook.lm.logprobs import response_logprobs
 from rlbook.lm.policy import Policy
 from rlbook.lm.sampling import sample_responses
@@ -40,6 +41,24 @@ class Experience:
     def grouped_rewards(self) -> Float[Tensor, "N K"]:
         """The rewards, one row per prompt."""
         return self.rewards.view(-1, self.K)
+
+    def groups(self, chosen: Int[Tensor, " n"]) -> "Experience":
+        """Some of the prompts, by number, each with all its K responses."""
+        rows = (chosen.cpu()[:, None] * self.K + torch.arange(self.K)).flatten()
+        problems = [self.problems[row] for row in rows.tolist()]
+        return Experience(problems, self.responses.select(rows), self.rewards[rows], self.K)
+
+
+def join(batches: Sequence[Experience]) -> Experience:
+    """Several train batches with the same K as one, in their order."""
+    if len(batches) == 1:
+        return batches[0]
+    return Experience(
+        [problem for batch in batches for problem in batch.problems],
+        concatenate(batch.responses for batch in batches),
+        torch.cat([batch.rewards for batch in batches]),
+        batches[0].K,
+    )
 
 
 def gather_experience(
@@ -103,12 +122,31 @@ def scored(
     model: nn.Module, responses: Responses, *, temperature: float | int, micro_tokens: int | None
 ) -> Float[Tensor, "B T"]:
     """``response_logprobs`` without gradient, in micro-batches."""
-    found = torch.zeros_like(responses.sampler_logprobs)
+    found = None
     every = torch.arange(len(responses))
     for rows, part in pieces(responses, every, micro_tokens=micro_tokens):
         logprobs = response_logprobs(model, part, temperature=temperature)
-        found[rows, : logprobs.shape[1]] = logprobs.to(found.dtype)
+        if found is None:
+            found = logprobs.new_zeros(responses.response_ids.shape)
+        found[rows, : logprobs.shape[1]] = logprobs
     return found
+
+
+def kl_to_reference(
+    policy: Policy, ref: Policy, responses: Responses, *, micro_tokens: int | None = None
+) -> Float[Tensor, " B"]:
+    """How far each of the policy's own responses (temperature 1) speaks for a drift, in nats.
+
+        Σ_t log π(a_t|s_t) - log π_ref(a_t|s_t)
+
+    Its mean over responses that π drew is an unbiased estimate of KL(π‖π_ref) per response; one
+    response's may be negative.
+
+    Book: 16_kl, 17_ppo_gpt2.
+    """
+    ways = {"temperature": 1.0, "micro_tokens": micro_tokens}
+    mine, theirs = (scored(p.model, responses, **ways) for p in (policy, ref))
+    return kl_k1(mine, theirs).sum(dim=1)
 
 
 def check_same_vocabulary(policy: Policy, ref: Policy) -> None:

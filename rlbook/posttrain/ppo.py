@@ -64,6 +64,9 @@ class PPOConfig:
         target_kl: nats per response that an adaptive β should hold; None: β stays.
         kl_horizon: responses over which it may change by e^±0.2.
         value_clip: clip of the value loss in units of reward; None is off.
+        value_coefficient: weight of the value loss. Where the value network is separate, Adam
+            and the clipping of gradients make it nearly idle; with one body for both it decides
+            whom the body serves.
         temperature: of the sampling, and so of all log-probabilities.
         max_grad_norm: longest gradient of both networks together; None does not clip.
         bf16: sample, score and train in bfloat16, with weights in float32: for a GPU.
@@ -89,6 +92,7 @@ class PPOConfig:
     target_kl: float | None = None
     kl_horizon: float = 10_000.0
     value_clip: float | None = None
+    value_coefficient: float = 1.0
     temperature: float | int = 1.0
     max_grad_norm: float | None = 1.0
     bf16: bool = False
@@ -118,7 +122,7 @@ def ppo(
     """Train ``policy`` in place on a task's rewards; yields a report after each update.
 
         r_t = -β (log π_old - log π_ref)(a_t|s_t) + [t is the last token] R
-        A = GAE(r, V),    L = mean over tokens of [ PPO's clipped loss + ½ (V - target)² ]
+        A = GAE(r, V),    L = mean over tokens of [ PPO's clipped loss + c ½ (V - target)² ]
 
     Metrics of an update. Before it: ``reward`` mean of R; ``truncated`` share of cut responses;
     ``length`` tokens per response; ``kl_ref`` nats per response to the reference, by k1; ``beta``;
@@ -293,7 +297,8 @@ def ppo_loss(
         value_loss = squared_loss(values, fixed.targets)
     else:
         value_loss = clipped_value_loss(values, fixed.values, fixed.targets, clip=config.value_clip)
-    total = aggregate(loss + value_loss, mask, "token-mean", denominator=denominator)
+    loss = loss + config.value_coefficient * value_loss
+    total = aggregate(loss, mask, "token-mean", denominator=denominator)
     with torch.no_grad():
         per_token = {
             "kl_old": kl_k3(fixed.old_logprobs, logprobs),

@@ -10,28 +10,16 @@ asked for:
     RLBOOK_LARGE=1 pytest tests/lm/test_gpu.py -s -m slow
 """
 
-import os
-import resource
-import shutil
-import time
-
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from large_gpt2 import measured, on_cpu_if_asked, write_gpt2_124m
 
-from rlbook.lm.gpt2 import SIZES
 from rlbook.lm.logprobs import response_logprobs
 from rlbook.lm.policy import load_policy
 from rlbook.lm.sampling import sample_responses
 from rlbook.posttrain.sft import SFTConfig, sft
 
 PROMPTS = ["Hello world", "The agent chooses", "A", "Once upon a time there was a policy that"]
-on_cpu_if_asked = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        "RLBOOK_LARGE" not in os.environ, reason="set RLBOOK_LARGE=1 to run GPT-2 124M on the CPU"
-    ),
-]
 # device, dtype, samples per prompt, tokens per response, how far sampling and scoring may differ.
 # In bfloat16 a logit near 2 is known to 2^-7 only, and the two ways round differently.
 DEVICES = [
@@ -40,42 +28,10 @@ DEVICES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with the weights; a test adds the tokenizer."""
-    size = SIZES["124M"]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = GPT2LMHeadModel(GPT2Config(n_embd=size.d, n_layer=size.n_layer, n_head=size.n_head))
-    path = tmp_path_factory.mktemp("gpt2-124M")
-    model.save_pretrained(path)
-    return path
-
-
-def measured(name, device, work, *, tokens):
-    """Run it, print tokens per second and the peak of memory, return what it returns."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    result = work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    spent = time.perf_counter() - start
-    if device == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    speed = f"{tokens(result) / spent:10.0f} tokens/s" if tokens else " " * 19
-    print(f"\n{device} {name:<10}{spent:8.2f} s {speed} {peak:8.0f} MB at most")
-    return result
-
-
 @pytest.mark.parametrize("setting", DEVICES)
-def test_gpt2_124m(setting, folder, real_data, capsys):
+def test_gpt2_124m(setting, tmp_path, real_data, capsys):
     device, dtype, K, T, tolerance = setting
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(real_data / "gpt2-tokenizer" / name, folder)
+    folder = write_gpt2_124m(tmp_path, real_data)
     with capsys.disabled():
         policy = measured(
             "load", device, lambda: load_policy(folder, device=device, dtype=dtype), tokens=None

@@ -10,6 +10,7 @@ from small_policies import CHARACTERS, small_policy
 
 from rlbook.functional.kl import kl_k1
 from rlbook.lm.backbone import recomputed_blocks
+from rlbook.lm.exact import enumerate_responses, sequence_kl, sequence_logprobs
 from rlbook.lm.heads import ScalarModel, load_scalar_model
 from rlbook.lm.policy import Policy, load_policy
 from rlbook.lm.sampling import sample_responses
@@ -17,7 +18,12 @@ from rlbook.lm.tabular_lm import TabularLM
 from rlbook.lm.tasks.task import Task
 from rlbook.lm.tokenizers import character_tokenizer
 from rlbook.loop import LoopState
-from rlbook.posttrain.experience import gather_experience, mini_batches, pieces
+from rlbook.posttrain.experience import (
+    gather_experience,
+    kl_to_reference,
+    mini_batches,
+    pieces,
+)
 from rlbook.posttrain.ppo import PPOConfig, both_optimiser, ppo, ppo_loss, score, step
 
 CONFIG = PPOConfig(
@@ -370,3 +376,22 @@ def test_a_run_in_bfloat16_keeps_its_weights_in_float32_and_learns(policy, task)
     assert reports[0]["ratio"] == pytest.approx(1.0, abs=0.05)
     rewards = [report["reward"] for report in reports]
     assert sum(rewards[:3]) / 3 < 0.2 < 0.3 < sum(rewards[-3:]) / 3
+
+
+def test_the_kl_of_all_responses_averages_to_that_of_the_policies():
+    """Every response of a table, weighted by its probability: the exact KL of the sequence."""
+    first = TabularLM(
+        [(0,)], vocab_size=3, max_new_tokens=3, eos_id=2,
+        generator=torch.Generator().manual_seed(1), scale=1.0,
+    ).double()  # fmt: skip
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        second.table += torch.randn(
+            second.table.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+        )
+    every = enumerate_responses(first)
+    found = kl_to_reference(Policy(first, None), Policy(second, None), every)
+    exact = sequence_kl(first, second)
+    expected = (sequence_logprobs(first).exp() * found.double()).sum()
+    assert exact > 0.05
+    torch.testing.assert_close(expected, exact, rtol=0, atol=1e-6)
