@@ -58,7 +58,8 @@ class PPOConfig:
         epochs: passes over each train batch.
         learning_rate, value_learning_rate: of AdamW, for policy and value network.
         clip, clip_high: ε of the ratio's clip, below and above (None: the same).
-        lam: λ of GAE; γ is 1. normalise: whiten the advantages over the train batch.
+        lam: λ of GAE; γ is 1. normalise: whiten the advantages over the train batch. A KL in the
+            loss is not divided by their spread, so the same β then weighs more or less.
         beta: β, price of a nat of KL, in units of reward. 0: none, and no reference is needed.
         kl_in: "reward" (k1 per token) or "loss" (k3 per token, beside the policy loss).
         target_kl: nats per response that an adaptive β should hold; None: β stays.
