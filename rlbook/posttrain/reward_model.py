@@ -20,10 +20,10 @@ from torch import Tensor
 from rlbook.functional.masked import aggregate
 from rlbook.functional.preference_losses import bradley_terry_loss, k_wise_loss
 from rlbook.lm.batch import Responses, responses_from_texts
-from rlbook.lm.chat import chat_prompt, parse_transcript
+from rlbook.lm.chat import Message, chat_prompt, parse_transcript
 from rlbook.lm.heads import ScalarModel, sequence_scores
 from rlbook.lm.policy import Policy
-from rlbook.lm.tasks.task import Problem, Task
+from rlbook.lm.tasks.task import Problem, Prompt, Task
 from rlbook.loop import LoopState, accumulated_step, cosine_schedule, set_learning_rate
 from rlbook.report import StepReport
 
@@ -39,7 +39,7 @@ class Preference:
     than two.
     """
 
-    prompt: str
+    prompt: Prompt
     texts: tuple[str, ...]
     margin: float = 0.0
 
@@ -58,14 +58,16 @@ class RewardModelConfig:
 
     Attributes:
         steps: optimiser steps. batch_size: prompts in each; they come in shuffled passes.
-        learning_rate: peak, of AdamW; a cosine without warm-up follows.
-        weight_decay: of AdamW. max_grad_norm: longest gradient; None does not clip.
+        learning_rate: peak, of AdamW, after ``warmup`` steps; a cosine to 0 follows.
+        betas, weight_decay: of AdamW. max_grad_norm: longest gradient; None does not clip.
         seed: of the order of the prompts.
     """
 
     steps: int = 200
     batch_size: int = 32
     learning_rate: float = 1e-3
+    warmup: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
     seed: int = 0
@@ -95,12 +97,15 @@ def train_reward_model(
     optimiser = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=config.learning_rate,
+        betas=config.betas,
         weight_decay=config.weight_decay,
         fused=True,
     )
     state.start(optimiser, torch.Generator().manual_seed(config.seed))
     while state.step < config.steps:
-        rate = config.learning_rate * cosine_schedule(state.step, config.steps)
+        rate = config.learning_rate * cosine_schedule(
+            state.step, config.steps, warmup=config.warmup
+        )
         set_learning_rate(optimiser, rate)
         batch = [preferences[i] for i in state.next_examples(len(preferences), config.batch_size)]
         scores, mask = score_preferences(model, batch)
@@ -306,7 +311,7 @@ def load_preferences(path: str | Path, policy: Policy | None = None) -> list[Pre
             if not line.strip():
                 continue
             try:
-                found.append(_preference(json.loads(line), policy))
+                found.append(preference_from_record(json.loads(line), policy))
             except (ValueError, KeyError, TypeError) as problem:
                 problems.append(f"line {number}: {_reason(problem)}")
     if not found:
@@ -317,14 +322,35 @@ def load_preferences(path: str | Path, policy: Policy | None = None) -> list[Pre
     return found
 
 
-def _preference(record: object, policy: Policy | None) -> Preference:
+def preference_from_record(record: object, policy: Policy | None = None) -> Preference:
+    """A pair from a line of a file, or from a row of a data set of the hub.
+
+    Beside the two forms of ``load_preferences`` there is a third: ``chosen`` and ``rejected`` are
+    lists of messages, ``{"role": ..., "content": ...}``, with the conversation before them in
+    both, or in ``prompt``, as messages too:
+
+        pairs = [preference_from_record(row, policy) for row in load_dataset(...)]
+
+    Raises ValueError for what is no pair: a field missing or empty, both responses the same, two
+    different conversations.
+
+    Book: 14_reward_model, 19_dpo.
+    """
     if not isinstance(record, dict):
         raise ValueError("not an object")
     for name in ("chosen", "rejected"):
-        if not isinstance(record.get(name), str) or not record[name].strip():
+        said = record.get(name)
+        if not isinstance(said, str | list) or not (
+            said.strip() if isinstance(said, str) else said
+        ):
             raise ValueError(f"the field {name!r} is missing or empty")
     prompt, chosen, rejected = record.get("prompt"), record["chosen"], record["rejected"]
-    if prompt is None:
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        before = prompt if isinstance(prompt, list) else []
+        if isinstance(prompt, str) and len(chosen) == 1:  # the hub's mixed form
+            before = [{"role": "user", "content": prompt}]
+        prompt, chosen, rejected = _from_messages(before + chosen, before + rejected, policy)
+    elif prompt is None:
         prompt, chosen, rejected = _from_transcripts(chosen, rejected, policy)
     if not isinstance(prompt, str) or not prompt:
         raise ValueError("the field 'prompt' is missing or empty")
@@ -336,8 +362,16 @@ def _preference(record: object, policy: Policy | None) -> Preference:
 def _from_transcripts(chosen: str, rejected: str, policy: Policy | None) -> tuple[str, str, str]:
     if policy is None or policy.tokenizer is None:
         raise ValueError("the field 'prompt' is missing; for transcripts pass policy=")
-    *said, ours = parse_transcript(chosen)
-    *other, theirs = parse_transcript(rejected)
+    return _from_messages(parse_transcript(chosen), parse_transcript(rejected), policy)
+
+
+def _from_messages(
+    chosen: list[Message], rejected: list[Message], policy: Policy | None
+) -> tuple[str, str, str]:
+    if policy is None or policy.tokenizer is None:
+        raise ValueError("these are messages: pass policy=, whose chat template writes them")
+    *said, ours = chosen
+    *other, theirs = rejected
     if said != other or {ours["role"], theirs["role"]} != {"assistant"}:
         raise ValueError("the two transcripts differ before their last turn, the assistant's")
     return chat_prompt(policy.tokenizer, said), ours["content"], theirs["content"]

@@ -206,3 +206,16 @@ def test_preferences_that_are_none_are_refused():
         next(train_reward_model(reward_model(), [], RewardModelConfig()))
     with pytest.raises(ValueError, match="judge takes pairs"):
         judge(reward_model(), [Preference("1", ("2", "3", "4"))])
+
+
+def test_the_rate_warms_up_and_falls_and_the_optimiser_takes_its_settings():
+    config = RewardModelConfig(steps=6, batch_size=2, learning_rate=1e-2, warmup=2)
+    rates = [r["learning_rate"] for r in train_reward_model(reward_model(), sevens(8), config)]
+    assert rates[0] < rates[1] <= max(rates) == pytest.approx(1e-2, rel=0.2)
+    assert rates[-1] < rates[2]
+    plain, decayed, other = (copy.deepcopy(reward_model()) for _ in range(3))
+    for model, changes in ((plain, {}), (decayed, {"weight_decay": 5.0}),
+                           (other, {"betas": (0.0, 0.9)})):  # fmt: skip
+        list(train_reward_model(model, sevens(8), RewardModelConfig(steps=3, **changes)))
+    assert not torch.equal(plain.head.weight, decayed.head.weight)
+    assert not torch.equal(plain.head.weight, other.head.weight)
