@@ -14,7 +14,7 @@ What tells the methods apart is what they divide by:
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 EPSILON = 1e-4  # added to a standard deviation; public code uses 1e-4 to 1e-9
@@ -44,9 +44,9 @@ def grpo_advantages(
     if not epsilon >= 0.0:
         raise ValueError(f"epsilon={epsilon} must not be negative")
     std = rewards.std(dim=1, keepdim=True, correction=int(sample_std))
-    # Equal rewards: rounding must not make ±1 out of 1e-8 / 1e-8 where ε is tiny or 0.
+    # Equal rewards are centred to 0, but their std may be 0 as well: 0/0 where ε is 0.
     spread = informative_groups(rewards)[:, None]
-    return torch.where(spread, centred / torch.where(spread, std + epsilon, 1.0), 0.0)
+    return centred / torch.where(spread, std + epsilon, 1.0)
 
 
 def dr_grpo_advantages(rewards: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
@@ -55,14 +55,14 @@ def dr_grpo_advantages(rewards: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
         A_k = r_k - mean
 
     The mean contains r_k itself, which shrinks the expected gradient by (K-1)/K and does not turn
-    it: a matter of the learning rate.
+    it: a matter of the learning rate. A group without spread gets exactly 0, rounding or not.
 
     Raises ValueError for K < 2 and for rewards that are not finite, naming the sample.
 
     Book: 18_grpo. Source: Liu et al. (2025), section 3.
     """
-    _check(rewards)
-    return rewards - rewards.mean(dim=1, keepdim=True)
+    spread = informative_groups(rewards)[:, None]
+    return torch.where(spread, rewards - rewards.mean(dim=1, keepdim=True), 0.0)
 
 
 def rloo_advantages(rewards: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
@@ -112,6 +112,23 @@ def informative_groups(rewards: Float[Tensor, "N K"]) -> Bool[Tensor, " N"]:
     """
     _check(rewards)
     return rewards.amax(dim=1) > rewards.amin(dim=1)
+
+
+def overlong_penalty(lengths: Int[Tensor, " B"], *, limit: int, buffer: int) -> Float[Tensor, " B"]:
+    """What to add to the rewards of responses that come near the length limit.
+
+        0 up to limit - buffer tokens,  then a line down,  -1 at the limit
+
+    A response that is cut says little about its content; a soft price in front of the cliff tells
+    the policy what was wrong with it. Lengths count tokens, EOS included.
+
+    Raises ValueError unless 1 ≤ buffer ≤ limit.
+
+    Book: 18_grpo. Source: Yu et al. (2025, DAPO), equation 13, "soft overlong punishment".
+    """
+    if not 1 <= buffer <= limit:
+        raise ValueError(f"buffer={buffer} tokens must lie in 1 ... {limit}, the length limit")
+    return ((limit - buffer - lengths) / buffer).clamp(min=-1.0, max=0.0)
 
 
 def _check(rewards: Tensor) -> None:

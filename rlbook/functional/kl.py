@@ -122,7 +122,8 @@ def per_token_kl_reward(
     Raises ValueError for a negative beta and for a response without tokens (its reward would be
     lost), naming the row.
 
-    Book: 17_ppo_gpt2. Source: Ziegler et al. (2019), equation 2; Ouyang et al. (2022), equation 2.
+    Book: 16_kl, 17_ppo_gpt2.
+    Source: Ziegler et al. (2019), equation 2; Ouyang et al. (2022), equation 2.
     """
     check_batch_time(logprobs=logprobs)
     check_bool(response_mask=response_mask)
@@ -162,7 +163,8 @@ def adapt_kl_coefficient(
     Raises ValueError for a coefficient, target or horizon that is not above 0, and for a KL that
     is not a finite number.
 
-    Book: 17_ppo_gpt2. Source: Ziegler et al. (2019), section 2.2; its K_β is steps / horizon.
+    Book: 16_kl, 17_ppo_gpt2.
+    Source: Ziegler et al. (2019), section 2.2; its K_β is steps / horizon.
     """
     check_positive(coefficient=coefficient, target=target, horizon=horizon)
     if not abs(measured_kl) < float("inf"):

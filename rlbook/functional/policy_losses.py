@@ -57,7 +57,9 @@ def ppo_clip_loss(
         clip: ε, at least 0.
         clip_high: another ε for the upper side (DAPO's "clip-higher"); default: clip.
         dual_clip: c > 1: where A < 0 the loss is at most -c A, so that a ratio that has run away
-            cannot blow up the step; default: off.
+            cannot blow up the step; default: off. PPO's own clip bounds each sign of A on one side
+            only; with c both sides are bounded, hence its other name, two-sided clipping. It is
+            for samplers that lag behind: the ratio is then far from 1 before the first step.
 
     Raises ValueError for a negative clip, a dual_clip that is not above 1, shapes that differ.
 
@@ -87,7 +89,8 @@ def cispo_loss(
         L_t = -sg[ clip(ρ_t, 1-ε, 1+ε_high) ] A_t log π(a_t|s_t)
 
     sg: taken as a constant. Where PPO's clip would stop a token's gradient, this one caps it, so a
-    rare and decisive token ("wait") goes on teaching in every epoch.
+    rare and decisive token ("wait") goes on teaching in every epoch. Clipped on the upper side
+    alone it is the truncated importance weight of asynchronous training (one-sided clipping).
 
     Args:
         logprobs, old_logprobs, advantages: as for ``ppo_clip_loss``.
@@ -95,7 +98,8 @@ def cispo_loss(
 
     Raises ValueError for a negative clip and for shapes that differ.
 
-    Book: 18_grpo. Source: MiniMax (2025, MiniMax-M1), equations 4 and 5.
+    Book: 18_grpo. Source: MiniMax (2025, MiniMax-M1), equations 4 and 5; Wu et al. (2025,
+    LlamaRL), for samplers that lag behind.
     """
     low, high = _clip_interval(0.0 if clip is None else clip, clip_high, None)
     check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
@@ -108,6 +112,8 @@ def sequence_level(
     logprobs: Float[Tensor, "B T"],
     old_logprobs: Float[Tensor, "B T"],
     response_mask: Bool[Tensor, "B T"],
+    *,
+    per_token: bool = True,
 ) -> Float[Tensor, "B T"]:
     """Log-probs that have one ratio for the whole response: put them into ``ppo_clip_loss``.
 
@@ -117,13 +123,20 @@ def sequence_level(
     does too: one token that has run away no longer decides, all tokens stay or go together. Its
     ε is some hundred times smaller than PPO's. Cells outside the mask equal ``old_logprobs``.
 
-    Book: 18_grpo. Source: Zheng et al. (2025, GSPO), equations 5 and 7.
+    Args:
+        per_token: False leaves out |y|⁻¹: s is then π(y|x) / π_old(y|x), the ratio of the response
+            as a single action, as leave-one-out methods have it.
+
+    Book: 18_grpo. Source: Zheng et al. (2025, GSPO), equations 5 and 7; Ahmadian et al. (2024),
+    section 3 (a response as one action).
     """
     check_bool(response_mask=response_mask)
     check_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, response_mask=response_mask)
     old_logprobs = old_logprobs.detach()
     log_ratio = torch.where(response_mask, logprobs - old_logprobs, 0.0)
-    log_s = log_ratio.sum(dim=1) / response_mask.sum(dim=1).clamp(min=1)
+    log_s = log_ratio.sum(dim=1)
+    if per_token:
+        log_s = log_s / response_mask.sum(dim=1).clamp(min=1)
     return torch.where(response_mask, old_logprobs + log_s[:, None], old_logprobs)
 
 

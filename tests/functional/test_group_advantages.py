@@ -10,6 +10,7 @@ from rlbook.functional.group_advantages import (
     globally_normalised_advantages,
     grpo_advantages,
     informative_groups,
+    overlong_penalty,
     rloo_advantages,
 )
 
@@ -81,7 +82,7 @@ def test_a_group_sums_to_zero_and_shifts_do_not_matter(advantages):
 @pytest.mark.parametrize("advantages", ALL)
 def test_equal_rewards_give_exactly_zero(advantages):
     # 0.1 summed seven times and divided by seven is not 0.1 in float32
-    assert advantages(torch.full((3, 7), 0.1)).abs().max() < 1e-7
+    assert (advantages(torch.full((3, 7), 0.1)) == 0).all()
     for epsilon in (0.0, 1e-9):
         assert (grpo_advantages(torch.full((3, 7), 0.1), epsilon=epsilon) == 0).all()
         assert (globally_normalised_advantages(torch.full((2, 7), 0.1), epsilon=epsilon) == 0).all()
@@ -97,6 +98,27 @@ def test_interleaved_groups_are_another_thing():
 def test_informative_groups():
     rewards = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     assert informative_groups(rewards).tolist() == [False, True, False]
+
+
+def test_a_price_in_front_of_the_limit_by_hand():
+    """Limit 10, buffer 4: free up to 6 tokens, then a quarter for each more."""
+    lengths = torch.tensor([1, 6, 7, 9, 10])
+    close(overlong_penalty(lengths, limit=10, buffer=4), [0, 0, -0.25, -0.75, -1.0], 1e-7)
+
+
+@pytest.mark.parametrize(("limit", "buffer"), [(12, 1), (12, 5), (12, 12)])
+def test_the_price_is_the_papers_three_cases(limit, buffer):
+    for length in range(1, limit + 3):
+        expected = 0.0 if length <= limit - buffer else (limit - buffer - length) / buffer
+        expected = -1.0 if length > limit else expected
+        found = overlong_penalty(torch.tensor([length]), limit=limit, buffer=buffer)
+        assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("buffer", [0, 11])
+def test_a_buffer_outside_the_limit_is_refused(buffer):
+    with pytest.raises(ValueError, match=f"buffer={buffer} tokens must lie in 1 ... 10"):
+        overlong_penalty(torch.tensor([3]), limit=10, buffer=buffer)
 
 
 @pytest.mark.parametrize("advantages", ALL)

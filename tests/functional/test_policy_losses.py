@@ -247,6 +247,34 @@ def test_sequence_level_of_single_tokens_changes_nothing():
     torch.testing.assert_close(found, logprobs, rtol=0, atol=1e-12)
 
 
+def test_a_response_as_one_action_has_the_product_of_its_ratios():
+    """log 4 over two tokens: s = 4 on both, not 2; the loss of a response is s A, once."""
+    old = torch.tensor([[-3.0, -1.0, -9.0]], dtype=torch.float64)
+    move = torch.tensor([[math.log(8.0), -math.log(2.0), 5.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False]])
+    logprobs = (old + move).requires_grad_()
+    found = sequence_level(logprobs, old, mask, per_token=False)
+    four = math.log(4.0)
+    expected = torch.tensor([[-3.0 + four, -1.0 + four, -9.0]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    A = torch.full((1, 3), -1.5, dtype=torch.float64)
+    loss = ppo_clip_loss(found, old, A, clip=0.3)
+    slope = torch.autograd.grad(torch.where(mask, loss, 0.0).sum() / 2, logprobs)[0]
+    expected = torch.tensor([[6.0, 6.0, 0.0]], dtype=torch.float64)  # s A of the whole, per token
+    torch.testing.assert_close(slope, expected, rtol=0, atol=1e-12)
+
+
+def test_the_geometric_mean_is_the_root_of_the_product():
+    logprobs, old = random(2, 6, 5)
+    mask = torch.arange(5) < torch.tensor([[5], [3], [1], [4], [2], [5]])
+    mean, product = (
+        (sequence_level(logprobs, old, mask, per_token=each) - old)[:, 0] for each in (True, False)
+    )
+    torch.testing.assert_close(mean * mask.sum(dim=1), product, rtol=0, atol=1e-12)
+    plain = [sum((logprobs - old)[i][mask[i]].tolist()) for i in range(6)]
+    assert product.tolist() == pytest.approx(plain, abs=1e-12)
+
+
 def test_sequence_level_keeps_junk_out():
     logprobs, old = random(2, 3, 4)
     mask = torch.arange(4) < torch.tensor([[4], [2], [1]])
