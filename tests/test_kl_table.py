@@ -102,6 +102,17 @@ def test_one_choice(name: str) -> None:
     assert (targets(model)[FORTH] - targets(model)[BACK]).norm() > 0.01
 
 
+def test_k3_turned_round_is_half_the_gradient_of_chi_squared() -> None:
+    """With e^x - 1 - x, x = log π - log ref, one choice: ½ ∇ Σ_a π(a)²/ref(a), and no KL."""
+    model = MODELS["one choice"]
+    probs, ref = model.table.softmax(dim=1), reference(model).table.softmax(dim=1).detach()
+    (chi2,) = torch.autograd.grad((probs.square() / ref).sum(), model.table)
+    found = expected(model, per_token(lambda p, q, old: torch.expm1(p - q) - (p - q)))
+    torch.testing.assert_close(found, chi2 / 2, **EXACT)
+    assert all((found / found.norm() - g / g.norm()).norm() > 0.01 for g in targets(model).values()
+               if g.norm() > 1e-9)  # fmt: skip
+
+
 @pytest.mark.parametrize("texts", ["fixed length", "with EOS"])
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_the_whole_sequence(name: str, texts: str) -> None:

@@ -85,6 +85,13 @@ def _tilted_cases(rng):
     )  # fmt: skip
     for n in (2, 3):  # exp(1000) is too large for a float
         cases.append(dict(cases[n], beta=0.002, rewards=cases[n]["rewards"] + 3.0))
+    cases.append(dict(cases[5], beta=0.002))  # the best that the reference reaches lies far below
+    cases.append(
+        {
+            "ref": np.array([0.25, 0.75, 0.0, 0.0]), "rewards": np.array([0.5, 0.0, 2.0, 4.0]),
+            "beta": 0.004,
+        }
+    )  # fmt: skip
     return cases
 
 
@@ -175,7 +182,7 @@ def _tilted_with(exponent, reference=lambda ref: ref):
 
     def answer(ref, rewards, beta):
         height = exponent(rewards, beta)
-        weights = reference(ref) * np.exp(height - height[ref > 0].max())
+        weights = reference(ref) * np.exp(np.minimum(height - height[ref > 0].max(), 0.0))
         return weights / weights.sum()
 
     return answer
@@ -184,6 +191,12 @@ def _tilted_with(exponent, reference=lambda ref: ref):
 def _overflowing(ref, rewards, beta):
     with np.errstate(all="ignore"):
         weights = ref * np.exp(rewards / beta)
+        return weights / weights.sum()
+
+
+def _highest_of_all(ref, rewards, beta):
+    with np.errstate(all="ignore"):
+        weights = ref * np.exp((rewards - rewards.max()) / beta)
         return weights / weights.sum()
 
 
@@ -261,6 +274,12 @@ def _update_with(weight, share=lambda mask: 1 / len(mask), padding=False):
     return answer
 
 
+def _raw_logits(table, ref_table, states, tokens, mask, rewards, beta, rate):
+    x = np.where(mask, (table - ref_table)[states, tokens], 0.0)
+    weights = np.where(mask, _priced(rewards[:, None], x, beta), 0.0) / len(mask)
+    return table + rate * scattered(np.exp(log_softmax(table)), states, tokens, weights)
+
+
 def _betas_with(after):
     """A maker of wrong controllers: another next β of (β, kl, target, share of the horizon)."""
 
@@ -276,6 +295,10 @@ def _betas_with(after):
 
 def _each_from_the_first(beta, kls, target, horizon, responses):
     return beta * (1.0 + np.clip(kls / target - 1.0, -0.2, 0.2) * responses / horizon)
+
+
+def _one_too_early(beta, kls, target, horizon, responses):
+    return np.append(beta, controlled_betas(beta, kls, target, horizon, responses)[:-1])
 
 
 def _clipped(x):
@@ -325,6 +348,12 @@ EXERCISES: dict[str, Exercise] = {
                 _overflowing,
                 "Right until R/β is large: exp(710) is more than a float can hold. Take the "
                 "largest exponent away first.",
+            ),
+            WrongAnswer(
+                "a largest reward that the reference never reaches",
+                _highest_of_all,
+                "Right until the highest reward lies where the reference is 0: then all that is "
+                "left is 0/0. Look for the largest among what the reference does.",
             ),
             WrongAnswer(
                 "the best action alone",
@@ -387,7 +416,8 @@ EXERCISES: dict[str, Exercise] = {
             WrongAnswer(
                 "the immediate reward alone",
                 _soft_with(lambda r, after, ref, beta: _log_mean_exp(r, ref, beta)),
-                "The value of the next prefix is missing.",
+                "The value of the next prefix is missing, or still 0 where it is read: go from the "
+                "last prefix to the first.",
             ),
             WrongAnswer(
                 "the last prefix taken for the end",
@@ -439,6 +469,16 @@ EXERCISES: dict[str, Exercise] = {
                 "slopes in log ref",
                 _slopes_with(lambda x: -np.ones_like(x), lambda x: -x, lambda x: np.exp(-x) - 1.0),
                 "Right but for the sign: the policy moves, and the reference stays.",
+            ),
+            WrongAnswer(
+                "the slope of the exponential alone",
+                _slopes_with(k3=lambda x: -np.exp(-x)),
+                "k3 has an x of its own beside the exponential.",
+            ),
+            WrongAnswer(
+                "the log-ratio turned round in all three",
+                _slopes_with(k2=lambda x: -x, k3=lambda x: 1.0 - np.exp(x)),
+                "x is log π - log ref, in this order.",
             ),
             WrongAnswer(
                 "k3 as k2",
@@ -498,6 +538,11 @@ EXERCISES: dict[str, Exercise] = {
                 "Clear the cells that do not count before you sum, not after.",
             ),
             WrongAnswer(
+                "logits taken for log-probabilities",
+                _raw_logits,
+                "The tables hold logits: log π is their log-softmax, row by row.",
+            ),
+            WrongAnswer(
                 "no price at all",
                 _update_with(lambda r, x, beta: r),
                 "This maximises the reward alone.",
@@ -551,6 +596,18 @@ EXERCISES: dict[str, Exercise] = {
                     lambda beta, kl, target, share: beta + _clipped(kl / target - 1) * share
                 ),
                 "β is multiplied: so it stays above 0, and a small one moves by little.",
+            ),
+            WrongAnswer(
+                "the clip around the whole change",
+                _betas_with(
+                    lambda beta, kl, target, share: beta * (1 + _clipped((kl / target - 1) * share))
+                ),
+                "Clip the error first; the share of the horizon comes after.",
+            ),
+            WrongAnswer(
+                "the β before each KL",
+                _one_too_early,
+                "What is asked for is β after each measurement: the first KL has its say already.",
             ),
             WrongAnswer(
                 "every β from the first one",

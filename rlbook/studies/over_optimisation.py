@@ -42,10 +42,10 @@ from rlbook.posttrain.reward_model import (
 
 SEEDS = 5
 SETTINGS: dict[str, Any] = {
-    "comparisons": [3000, 1500],  # drawn in each round
-    "held_out_pairs": 300,
+    "comparisons": [2000, 1000],  # drawn in each round
+    "held_out_pairs": 200,
     "reward_model": {
-        "steps": 200, "batch_size": 16, "learning_rate": 2e-3, "warmup": 20, "betas": [0.9, 0.98],
+        "steps": 150, "batch_size": 16, "learning_rate": 2e-3, "warmup": 20, "betas": [0.9, 0.98],
     },
     "ppo": {
         "updates": 40, "train_batch_size": 32, "rollouts_per_prompt": 2, "mini_batch_size": 32,
@@ -53,7 +53,7 @@ SETTINGS: dict[str, Any] = {
     },
     "betas": {"1": [0.0, 0.05, 0.2], "2": [0.0, 0.05]},
     "again": 0.05,  # the arm of round 1 whose policy the people of round 2 see
-    "x": [0, 4, 8, 12, 16, 20, 25, 30, 35, 40],
+    "x": [0, 5, 10, 15, 20, 30, 40],
     "problems": 100,
     "ns": [1, 2, 4, 8, 16, 32, 64],
 }  # fmt: skip
