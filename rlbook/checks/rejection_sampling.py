@@ -224,7 +224,7 @@ def _keep(prompts, texts, rewards, most, *, same_text=False, cap_first=False, ca
 
 
 def _loop(logits, correct, draws, rate, *, tile=False, every=False, whole=False, frozen=False,
-          summed=False, pull_only=False):  # fmt: skip
+          summed=False, pull_only=False, by_prompt=False):  # fmt: skip
     """improve with one thing changed."""
     logits = logits.copy()
     N, A = logits.shape
@@ -245,6 +245,8 @@ def _loop(logits, correct, draws, rate, *, tile=False, every=False, whole=False,
         count = 1 if summed else (N * K if whole else max(kept.sum(), 1))
         gradient = np.zeros_like(logits)
         for x, a in zip(prompts[kept], answers[kept], strict=True):
+            if by_prompt:
+                count = kept[prompts == x].sum()
             if not pull_only:
                 gradient[x] -= pi[x] / count
             gradient[x, a] += 1 / count
@@ -449,6 +451,14 @@ EXERCISES = {
                 ),
                 "That is REINFORCE's mean over all samples. SFT averages over its examples: what "
                 "was kept.",
+            ),
+            WrongAnswer(
+                "averaged within each prompt",
+                lambda logits, correct, draws, rate: _loop(
+                    logits, correct, draws, rate, by_prompt=True
+                ),
+                "Divide by all that was kept, of all prompts together: that is the mean that SFT "
+                "takes. Yours gives a prompt with one right sample the weight of one with many.",
             ),
             WrongAnswer(
                 "summed",

@@ -105,9 +105,13 @@ def _calibration_cases(rng):
     # (2 · 0.2 + 0.1) / 3 = 1/6
     cases = [{"p": np.array([0.2, 0.4, 0.9]), "happened": np.array([0.0, 1.0, 1.0]), "bins": 2}]
     for n, bins in ((12, 2), (20, 5), (30, 4), (25, 10), (40, 5)):
-        p = rng.integers(1, 40, size=n) / 40
-        p[0] = 1.0
-        cases.append({"p": p, "happened": (rng.random(n) < p**2).astype(float), "bins": bins})
+        # Off the edges, whose last digit depends on how they are computed; 0, 1/2 and 1 do not.
+        p = (rng.integers(0, 40, size=n) + 0.5) / 40
+        happened = (rng.random(n) < p**2).astype(float)
+        p[:2], happened[:2] = (1.0, 0.0), (0.0, 1.0)
+        if bins % 2 == 0:
+            p[2], happened[2] = 0.5, 0.0
+        cases.append({"p": p, "happened": happened, "bins": bins})
     return cases
 
 
@@ -162,16 +166,19 @@ def _plackett_luce(row):
     return (left - row).sum()
 
 
-def _binned(p, happened, bins, *, weigh=True, middle=False, square=False):
-    place = np.minimum((p * bins).astype(int), bins - 1)
+def _binned(p, happened, bins, *, weigh=True, middle=False, square=False, last=True):
+    place = (p * bins).astype(int)
+    place = np.minimum(place, bins - 1) if last else place
     errors, weights = [], []
-    for b in np.unique(place):
+    for b in np.unique(place[place < bins]):
         inside = place == b
         said = (b + 0.5) / bins if middle else p[inside].mean()
         gap = said - happened[inside].mean()
         errors.append(gap**2 if square else abs(gap))
         weights.append(inside.mean())
-    return float(np.average(errors, weights=weights if weigh else None))
+    if weigh:  # not np.average: where p = 1 falls out, the weights do not add up to 1
+        return float(np.dot(errors, weights))
+    return float(np.mean(errors))
 
 
 def _fitting(weight, *, summed=False, flip=False):
@@ -349,6 +356,11 @@ EXERCISES: dict[str, Exercise] = {
                 "the square",
                 lambda p, happened, bins: _binned(p, happened, bins, square=True),
                 "The distance itself is asked for.",
+            ),
+            WrongAnswer(
+                "p = 1 in no bin",
+                lambda p, happened, bins: _binned(p, happened, bins, last=False),
+                "A prediction of exactly 1 belongs to the last bin. Yours falls out of them all.",
             ),
             WrongAnswer(
                 "no bins at all",

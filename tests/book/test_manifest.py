@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from sphinx_external_toc.parsing import parse_toc_yaml
+from transformers import AutoModelForCausalLM
 
 from rlbook.book.manifest import Book, BookError, read_book
 from rlbook.book.readme import BEGIN, END, chapter_table, replace_table
@@ -261,7 +262,7 @@ def test_the_readme_examples_run(
     """
     text = (root / "README.md").read_text(encoding="utf-8")
     parts = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
-    planning, learning, language, auditing = parts
+    planning, learning, language, own, auditing = parts
     namespace: dict = {}
     exec(compile(planning, "README.md", "exec"), namespace)
     start = namespace["world"].mdp().start
@@ -277,7 +278,15 @@ def test_the_readme_examples_run(
     exec(compile(language, "README.md", "exec"), namespace)
     assert [len(namespace["responses"]), namespace["report"].update] == [4, 20]
     assert (tmp_path / "my-policy" / "model.safetensors").is_file()
-    capsys.readouterr()
+    exec(compile(own, "README.md", "exec"), namespace)
+    rewards = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[-20:]]
+    assert rewards[-1] > rewards[0] + 0.2
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "my-trained-policy")
+    for ours, theirs in zip(
+        namespace["policy"].model.parameters(), trained.parameters(), strict=True
+    ):
+        assert (ours == theirs).all()
+
     exec(compile(auditing, "README.md", "exec"), namespace)
     verdict = auditing.partition("\n# ")[2].strip()
     assert capsys.readouterr().out.strip() == verdict

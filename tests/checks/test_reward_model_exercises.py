@@ -96,6 +96,29 @@ def test_other_ways_of_writing_it_are_right(name: str) -> None:
     assert judge(name, EXERCISES[name], answer).status == RIGHT
 
 
+def by_linspace(p, happened, bins):
+    """With the edges as ``np.linspace`` computes them: 0.30000000000000004 among ten bins."""
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, bins - 1)
+    error = 0.0
+    for b in np.unique(place):
+        error += abs((p[place == b] - happened[place == b]).sum())
+    return error / len(p)
+
+
+def by_upper_edges(p, happened, bins):
+    """A mistake: each bin holds its upper edge."""
+    place = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
+    parts = [abs((p[place == b] - happened[place == b]).sum()) for b in range(bins)]
+    return sum(parts) / len(p)
+
+
+def test_edges_by_another_computation_are_right_and_the_other_edge_is_wrong() -> None:
+    exercise = EXERCISES["calibration_error"]
+    assert judge("calibration_error", exercise, by_linspace).status == RIGHT
+    assert judge("calibration_error", exercise, by_upper_edges).status == WRONG
+
+
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
