@@ -127,10 +127,10 @@ def ppo(
 
     Metrics of an update. Before it: ``reward`` mean of R; ``truncated`` share of cut responses;
     ``length`` tokens per response; ``kl_ref`` nats per response to the reference, by k1; ``beta``;
-    ``explained_variance`` 1 - Var(target - V)/Var(target). Over its mini-batches, before each
-    step: ``kl_old`` nats per token to the sampling policy, by k3; ``clip_fraction`` share of tokens
-    whose gradient the clip removes; ``ratio`` mean of π/π_old; ``entropy`` nats per token;
-    ``value_loss``; ``grad_norm``. ``samples`` counts generated tokens.
+    ``explained_variance`` 1 - Var(target - V)/Var(target), NaN where all targets are equal. Over
+    its mini-batches, before each step: ``kl_old`` nats per token to the sampling policy, by k3;
+    ``clip_fraction`` share of tokens whose gradient the clip removes; ``ratio`` mean of π/π_old;
+    ``entropy`` nats per token; ``value_loss``; ``grad_norm``. ``samples`` counts generated tokens.
 
     Args:
         task: its rewards may come from a verifier or from a reward model.
@@ -326,7 +326,8 @@ def measure(batch: Experience, scores: Scores) -> dict[str, float]:
         "truncated": responses.truncated.float().mean().item(),
         "length": responses.lengths.float().mean().item(),
         "kl_ref": kl.mean().item(),
-        "explained_variance": float("nan") if spread == 0 else (1 - error / spread).item(),
+        # Equal targets, but for rounding, leave nothing to explain.
+        "explained_variance": float("nan") if spread < 1e-10 else (1 - error / spread).item(),
     }
 
 

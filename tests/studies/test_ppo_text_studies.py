@@ -104,16 +104,20 @@ def test_people_compare_two_different_replies_of_a_policy():
     assert all(c.chosen != c.rejected for c in found)
 
 
-def test_without_a_price_the_gold_score_falls_and_with_one_it_rises():
+def test_without_a_price_the_learned_score_rises_and_the_gold_score_falls():
+    """With a price gold stays where it was: with reward models as weak as these, no more."""
     run = record("over-optimisation")
     gold, kl, learned = (run.curves(name) for name in ("gold", "kl", "learned"))
     assert len(run.seeds) >= 5
-    free, priced = "round 1, β = 0.0", "round 1, β = 0.2"
-    assert paired_interval(learned[free][:, -1], learned[free][:, 0]).low > 0
-    assert paired_interval(gold[free].max(axis=1), gold[free][:, -1]).low > 1.0
-    assert paired_interval(gold[priced][:, -1], gold[priced][:, 0]).low > 0.2
-    assert mean_interval(kl[priced][:, -1]).high < mean_interval(kl[free][:, -1]).low
+    for number in (1, 2):
+        free, priced = f"round {number}, β = 0.0", f"round {number}, β = 0.05"
+        assert paired_interval(learned[free][:, -1], learned[free][:, 0]).low > 0.3
+        assert paired_interval(gold[free][:, -1], gold[free][:, 0]).high < -0.5
+        assert paired_interval(gold[priced][:, -1], gold[free][:, -1]).low > 0.5
+        assert mean_interval(kl[priced][:, -1]).high < 5 < mean_interval(kl[free][:, -1]).low
     n = over_optimisation.SETTINGS["ns"]
     assert kl["best of n, round 1"][0].tolist() == pytest.approx(
         [math.log(k) - (k - 1) / k for k in n], abs=1e-5
     )
+    chosen = gold["best of n, round 2"]
+    assert paired_interval(chosen[:, -1], chosen[:, 0]).low > 0.1
