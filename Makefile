@@ -5,11 +5,13 @@
 #   TORCH_INDEX  a package index with a CPU build of torch     make lab TORCH_INDEX=https://...
 #   PORT         the port of JupyterLab                        make lab PORT=9000
 #   CHAPTER      one chapter instead of the first, or of all   make run CHAPTER=03_planning
+#   NAME         one benchmark instead of all                  make bench NAME=grpo
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 PORT ?=
 CHAPTER ?=
+NAME ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,7 +40,7 @@ help:
 	@echo 'make run     run the book, save its outputs   (CHAPTER=)'
 	@echo 'make check   lint and unit tests, for a change to the code'
 	@echo 'make test    everything: lint, unit tests, every chapter against its outputs'
-	@echo 'make bench   install what tests/benchmarks/ compares with'
+	@echo 'make bench   install the peers and run every benchmark; hours  (NAME=grpo for one)'
 	@echo 'make clean   remove .venv and caches'
 	@echo 'Each of them makes .venv when there is none (PYTHON=, TORCH_INDEX=).'
 
@@ -57,7 +59,9 @@ test: check
 
 bench: $(VENV)/.installed-test
 	$(PIP_INSTALL) -e '.[lab,test,teach,bench]'
-	@ls tests/benchmarks/*.py
+	@for file in tests/benchmarks/$(or $(NAME),*).py; do \
+		echo; echo "== $$file"; $(BIN)/python $$file $$(grep -q -e --json $$file && echo --json) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
