@@ -70,7 +70,8 @@ def _pair_cases(rng):
             {"chosen": random_halves(rng, B), "rejected": random_halves(rng, B), "margin": margin}
         )
     far = {"chosen": np.array([-900.0, 900.0]), "rejected": np.zeros(2), "margin": np.ones(2)}
-    return [*cases, far]
+    high = {"chosen": np.zeros(1), "rejected": np.array([800.0]), "margin": np.zeros(1)}
+    return [*cases, far, high]
 
 
 def _ranking_cases(rng):
@@ -197,8 +198,8 @@ def _fitting(weight, *, summed=False, flip=False):
 
 
 def sigmoid(x):
-    """1 / (1 + e^-x)."""
-    return 1 / (1 + np.exp(-x))
+    """1 / (1 + e^-x), of any size."""
+    return np.exp(-np.logaddexp(0.0, -x))
 
 
 EXERCISES: dict[str, Exercise] = {
