@@ -157,6 +157,12 @@ RUN = (
 )
 
 
+REARM = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.executable, [sys.executable, sys.argv[1]])"
+)
+
+
 @pytest.fixture
 def started(log: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A function that starts a run of 4 seeds in processes of its own, one seed at a time."""
@@ -168,7 +174,8 @@ def started(log: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         script.write_text(RUN.format(runs=str(runs)))
         path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
         process = subprocess.Popen(
-            [sys.executable, str(script)],
+            # Tests that a shell runs in the background inherit that SIGINT is ignored.
+            [sys.executable, "-c", REARM, str(script)],
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,
             stdout=subprocess.PIPE,
@@ -204,7 +211,7 @@ def finished(runs: Path) -> set[int]:
 def test_after_kill_9_the_same_command_goes_on(
     started: Callable, log: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = started(pause=5.0)  # a window wide enough for a machine at its limit
+    process = started(pause=1.5)  # wide enough a window on a busy machine
     wait_until(lambda: finished(runs) != set())
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=20)
@@ -242,7 +249,7 @@ def is_running(process: int) -> bool:
 
 
 def test_ctrl_c_says_what_is_kept(started: Callable, log: Path, runs: Path) -> None:
-    process = started(pause=5.0)  # a window wide enough for a machine at its limit
+    process = started(pause=1.5)  # wide enough a window on a busy machine
     wait_until(lambda: finished(runs) != set())
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=20)
