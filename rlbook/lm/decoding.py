@@ -45,10 +45,10 @@ def decode(
     prompt_of_row: Int[Tensor, " B"],
     choose: Choose,
     *,
-    max_new_tokens: int,
+    limits: Int[Tensor, " B"],
     ends: Int[Tensor, " E"],
 ) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B T"]]:
-    """Tokens and their log-probabilities, row by row until one of ``ends`` or the limit.
+    """Tokens and their log-probabilities, row by row until one of ``ends`` or the row's limit.
 
     What stands after a row's end is arbitrary.
 
@@ -56,9 +56,11 @@ def decode(
         prompt_ids, prompt_mask: distinct prompts, left-padded.
         prompt_of_row: which prompt each of the B rows continues.
         choose: picks a token per row from its logits.
+        limits: the most tokens of each row; T is the largest.
 
     Book: 11_generation.
     """
+    max_new_tokens = int(limits.max())
     with torch.no_grad():
         reader = _reader(model, prompt_mask, max_new_tokens)
         if reader is not None:
@@ -67,28 +69,31 @@ def decode(
             arguments = prompt_ids[prompt_of_row], prompt_mask[prompt_of_row], choose
             return _by_transformers(model, *arguments, max_new_tokens, ends)
         positions = prompt_mask.sum(dim=1)[prompt_of_row]
+        last = positions + limits - 1  # where a row's last token may stand
         if len(prompt_of_row) > len(prompt_ids):  # expand
             logits = logits[prompt_of_row]
             reader.select(prompt_of_row)
         record = _Record(max_new_tokens, len(prompt_of_row), logits)
         rows, ended = None, torch.zeros_like(positions, dtype=torch.bool)
         period = ask_every(logits.device)
+        may_end = len(ends) > 0 or bool((limits < max_new_tokens).any())
         for t in range(max_new_tokens):
             tokens, logprobs = choose(logits, t, rows)
             record.write(t, rows, tokens, logprobs)
             if t + 1 == max_new_tokens:
                 break
-            ended |= torch.isin(tokens, ends)
-            if len(ends) and (t + 1) % period == 0:
+            ended |= torch.isin(tokens, ends) | (positions == last)
+            if may_end and (t + 1) % period == 0:
                 left = (~ended).nonzero()[:, 0]
                 if len(left) == 0:
                     break
                 if len(left) <= (1 - DROP_FROM) * len(ended):  # compact
                     rows = left if rows is None else rows[left]
                     tokens, positions, ended = tokens[left], positions[left], ended[left]
+                    last = last[left]
                     reader.select(left)
             logits = reader.read(tokens[:, None], positions[:, None])
-            positions = positions + 1
+            positions = torch.minimum(positions + 1, last)  # a row that has ended may be read on
     return record.ids.T, record.logprobs.T
 
 

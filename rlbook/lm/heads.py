@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rlbook.lm.backbone import hidden_states
 from rlbook.lm.batch import Responses, position_ids
-from rlbook.lm.policy import Policy, load_policy
+from rlbook.lm.policy import Policy, load_policy, model_folder
 
 HEAD_FILE = "scalar_head.safetensors"
 
@@ -92,26 +92,28 @@ class ScalarModel(nn.Module):
 
 
 def load_scalar_model(
-    folder: str | Path,
+    name_or_path: str | Path,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> ScalarModel:
-    """Read what ``ScalarModel.save`` wrote. ``device``, ``dtype``: as for ``load_policy``.
+    """Read what ``ScalarModel.save`` wrote: a folder, or a model of the book, "replies-reward".
+
+    ``device``, ``dtype``: as for ``load_policy``.
 
     Raises ValueError for a folder without a head, and for what ``load_policy`` refuses.
 
     Book: 14_reward_model.
     """
-    path = Path(folder).expanduser() / HEAD_FILE
-    if not path.is_file():
+    folder = model_folder(name_or_path)
+    if not (folder / HEAD_FILE).is_file():
         raise ValueError(
-            f"{folder} holds no scalar model: there is no {HEAD_FILE} in it; to put a new head on "
-            'a language model write ScalarModel(load_policy(folder), init="zero")'
+            f"{name_or_path} holds no scalar model: there is no {HEAD_FILE} in it; to put a new "
+            'head on a language model write ScalarModel(load_policy(folder), init="zero")'
         )
     loaded = load_policy(folder, device=device, dtype=dtype)
     model = ScalarModel(loaded, init="zero", share=True)
-    model.head.load_state_dict(load_file(path))
+    model.head.load_state_dict(load_file(folder / HEAD_FILE))
     return model
 
 

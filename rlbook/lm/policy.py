@@ -185,9 +185,7 @@ def load_policy(
 
     Book: 11_generation.
     """
-    source = data_folder() / "models" / str(name_or_path)
-    if str(name_or_path) not in shipped_models():
-        source = Path(name_or_path).expanduser()
+    source = model_folder(name_or_path)
     device = torch.device(device if device is not None else _best_device())
     if source.is_dir():
         model, tokenizer = load_folder(source)
@@ -197,6 +195,13 @@ def load_policy(
         large = sum(parameter.numel() for parameter in model.parameters()) >= LARGE
         dtype = torch.bfloat16 if large and device.type == "cuda" else torch.float32
     return Policy(model.to(device, dtype), tokenizer, device)
+
+
+def model_folder(name_or_path: str | Path) -> Path:
+    """The folder of a model of the book by its name; any other path as it is."""
+    if str(name_or_path) in shipped_models():
+        return data_folder() / "models" / str(name_or_path)
+    return Path(name_or_path).expanduser()
 
 
 def _best_device() -> str:

@@ -25,7 +25,7 @@ def sample_responses(
     prompts: Sequence[str | Sequence[int] | Tensor],
     *,
     samples_per_prompt: int = 1,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     temperature: float | int = 1.0,
     top_k: int | None = None,
     top_p: float | int | None = None,
@@ -39,8 +39,8 @@ def sample_responses(
     Args:
         prompts: N strings or lists of token ids, of any lengths.
         samples_per_prompt: K. Row n·K + k of the result is sample k of prompt n.
-        max_new_tokens: T at most; a response that reaches it without an end is ``truncated``
-            (but where no token ends a response, T tokens are a whole one).
+        max_new_tokens: T at most, one number or one per prompt; a response that reaches it without
+            an end is ``truncated`` (but where no token ends a response, T tokens are a whole one).
         temperature: τ. 0 is greedy: the likeliest token each time.
         top_k: choose among the k likeliest only (and those as likely as the k-th).
         top_p: choose among the fewest tokens that together have at least this probability.
@@ -60,11 +60,15 @@ def sample_responses(
 
     Book: 11_generation. Source of top-p: Holtzman et al. (2020), section 3.1.
     """
-    _check_arguments(samples_per_prompt, max_new_tokens, temperature, top_k, top_p, generator)
     rows = policy.encode(prompts)
-    _check_prompts(policy, rows, max_new_tokens)
+    limits = _limits(max_new_tokens, rows)
+    T = max(limits, default=1)
+    _check_arguments(
+        samples_per_prompt, min(limits, default=1), temperature, top_k, top_p, generator
+    )
+    _check_prompts(policy, rows, limits)
     B = len(rows) * samples_per_prompt
-    uniforms = _uniforms(max_new_tokens, B, generator, policy.device) if temperature else None
+    uniforms = _uniforms(T, B, generator, policy.device) if temperature else None
     choose = _Choice(temperature, top_k, top_p, uniforms)
     ends = [token for token in (policy.eos_id, *(stop or ())) if token is not None]
     if not all(0 <= token < policy.vocab_size for token in ends):
@@ -77,19 +81,20 @@ def sample_responses(
     numbers: dict[tuple[int, ...], int] = {}  # each distinct prompt, and its row in the prefill
     which = [numbers.setdefault(tuple(row), len(numbers)) for row in rows]
     first = [which.index(n) for n in range(len(numbers))]
+    row_limits = torch.tensor(limits, device=policy.device).repeat_interleave(samples_per_prompt)
     ids, logprobs = decode(
         policy.model,
         prompt_ids[first],
         prompt_mask[first],
         torch.tensor(which, device=policy.device).repeat_interleave(samples_per_prompt),
         choose,
-        max_new_tokens=max_new_tokens,
+        limits=row_limits,
         ends=ends,
     )
     prompt_ids, prompt_mask = (
         x.repeat_interleave(samples_per_prompt, dim=0) for x in (prompt_ids, prompt_mask)
     )
-    return _as_responses(policy, prompt_ids, prompt_mask, ids, logprobs, ends)
+    return _as_responses(policy, prompt_ids, prompt_mask, ids, logprobs, ends, row_limits)
 
 
 def restrict(
@@ -171,10 +176,12 @@ def _as_responses(
     ids: Int[Tensor, "B T"],
     logprobs: Float[Tensor, "B T"],
     ends: Int[Tensor, " E"],
+    limits: Int[Tensor, " B"],
 ) -> Responses:
-    """Cut each row after its first end, and all of them after the longest."""
-    is_end = torch.isin(ids, ends)
-    mask = is_end.cumsum(dim=1) - is_end.long() == 0
+    """Cut each row after its first end or at its limit, and all of them after the longest."""
+    within = torch.arange(ids.shape[1], device=ids.device) < limits[:, None]
+    is_end = torch.isin(ids, ends) & within
+    mask = (is_end.cumsum(dim=1) - is_end.long() == 0) & within
     wrong = (mask & logprobs.isnan()).any(dim=1)
     if wrong.any():
         raise ValueError(
@@ -223,17 +230,29 @@ def _check_arguments(
         )
 
 
-def _check_prompts(policy: Policy, rows: list[list[int]], max_new_tokens: int) -> None:
+def _limits(max_new_tokens: int | Sequence[int], rows: list[list[int]]) -> list[int]:
+    """The length limit of each prompt's responses."""
+    if isinstance(max_new_tokens, int):
+        return [max_new_tokens] * len(rows)
+    if len(max_new_tokens) != len(rows):
+        raise ValueError(
+            f"max_new_tokens has {len(max_new_tokens)} limits for {len(rows)} prompts: give one "
+            "number, or one per prompt"
+        )
+    return [int(limit) for limit in max_new_tokens]
+
+
+def _check_prompts(policy: Policy, rows: list[list[int]], limits: list[int]) -> None:
     if not rows:
         raise ValueError("there are no prompts: give at least one")
-    for i, row in enumerate(rows):
+    for i, (row, limit) in enumerate(zip(rows, limits, strict=True)):
         if not row:
             raise ValueError(
                 f"prompt {i} is empty: the first token is predicted from a last prompt token; "
                 "give at least one, such as the EOS"
             )
-        if len(row) + max_new_tokens > policy.context:
+        if len(row) + limit > policy.context:
             raise ValueError(
-                f"prompt {i} has {len(row)} tokens, and max_new_tokens={max_new_tokens} more do "
+                f"prompt {i} has {len(row)} tokens, and max_new_tokens={limit} more do "
                 f"not fit the model's context of {policy.context}: shorten one of them"
             )

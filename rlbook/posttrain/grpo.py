@@ -63,20 +63,21 @@ class Fixed(NamedTuple):
     """What is fixed before the epochs of an update.
 
     Attributes:
-        advantages: one per response [B]. learnt: the tokens that the loss counts [B, T].
+        advantages: one per response [B], or one per token [B, T].
+        learnt: the tokens that the loss counts [B, T].
         old_logprobs: of the policy that sampled; None where it is the one that learns, at every
             step: the ratio is then 1. ref_logprobs: of the reference, or None.
     """
 
-    advantages: Float[Tensor, " B"]
+    advantages: Float[Tensor, "B *T"]
     learnt: Bool[Tensor, "B T"]
     old_logprobs: Float[Tensor, "B T"] | None
     ref_logprobs: Float[Tensor, "B T"] | None
 
     def select(self, rows: Int[Tensor, " b"], T: int) -> "Fixed":
         """These rows, in the first T columns."""
-        cut = (None if x is None else x[rows, :T] for x in self[1:])
-        return Fixed(self.advantages[rows], *cut)
+        own = (None if x is None else x[rows] for x in self)
+        return Fixed(*(x if x is None or x.dim() == 1 else x[:, :T] for x in own))
 
 
 def grpo(
@@ -184,18 +185,10 @@ def prepare(
         limit: most tokens of a response.
     """
     responses, mask = batch.responses, batch.responses.response_mask
-    ways = {"temperature": config.temperature, "micro_tokens": config.micro_tokens}
-    one_step = config.epochs == 1 and config.mini_batch_size >= len(batch.grouped_rewards)
-    old = reference = None
-    if ref is not None or not one_step or config.refresh_every > 1:
-        old = scored(sampler.model, responses, **ways)
-    rewards, kl_ref = batch.rewards, 0.0
-    if ref is not None:
-        reference = scored(ref.model, responses, **ways)
-        kl = torch.where(mask, kl_k1(old, reference), 0.0).sum(dim=1)
-        kl_ref = kl.mean().item()
-        if config.kl_in == "reward":
-            rewards = rewards - config.beta * kl
+    old, reference, kl = logprobs_of(sampler, ref, batch, config)
+    rewards = batch.rewards
+    if config.kl_in == "reward":
+        rewards = rewards - config.beta * kl
     if config.overlong == "penalty":
         buffer = max(limit // 5, 1)
         rewards = rewards + overlong_penalty(responses.lengths, limit=limit, buffer=buffer)
@@ -203,7 +196,26 @@ def prepare(
     if config.overlong == "mask":
         mask = mask & ~responses.truncated[:, None]
         advantages = torch.where(responses.truncated, 0.0, advantages)
-    return Fixed(advantages, mask, old, reference), kl_ref
+    return Fixed(advantages, mask, old, reference), kl.mean().item()
+
+
+@torch.no_grad()
+def logprobs_of(
+    sampler: Policy, ref: Policy | None, batch: Experience, config: GRPOConfig
+) -> tuple[Float[Tensor, "B T"] | None, Float[Tensor, "B T"] | None, Float[Tensor, " B"]]:
+    """Log-probabilities of a train batch by the policy that sampled it and by the reference, each
+    None where nobody needs it; and the KL to the reference by k1, per response."""
+    ways = {"temperature": config.temperature, "micro_tokens": config.micro_tokens}
+    one_step = config.epochs == 1 and config.mini_batch_size >= len(batch.grouped_rewards)
+    old = reference = None
+    if ref is not None or not one_step or config.refresh_every > 1:
+        old = scored(sampler.model, batch.responses, **ways)
+    kl = torch.zeros_like(batch.rewards)
+    if ref is not None:
+        reference = scored(ref.model, batch.responses, **ways)
+        mask = batch.responses.response_mask
+        kl = torch.where(mask, kl_k1(old, reference), 0.0).sum(dim=1)
+    return old, reference, kl
 
 
 def step(
@@ -220,7 +232,7 @@ def step(
     count = int(batch.responses.response_mask[rows].sum())
     taught = torch.ones(len(rows), dtype=torch.bool)
     if not (config.beta and config.kl_in == "loss"):
-        taught = (fixed.advantages[rows] != 0).cpu()
+        taught = (fixed.advantages[rows] != 0).view(len(rows), -1).any(dim=1).cpu()
         taught[0] |= not taught.any()  # a gradient of 0 is a step too: Adam's momentum goes on
     measured: list[dict[str, float]] = []
 
@@ -305,7 +317,7 @@ def objective(
     level = logprobs
     if config.ratio != "token":
         level = sequence_level(logprobs, old, mask, per_token=config.ratio == "geometric-mean")
-    advantages = fixed.advantages[:, None].expand_as(old)
+    advantages = fixed.advantages.view(len(old), -1).expand_as(old)
     if config.loss == "ppo":
         clip = {"clip": config.clip, "clip_high": high, "dual_clip": config.dual_clip}
         loss = ppo_clip_loss(level, old, advantages, **clip)

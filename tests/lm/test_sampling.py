@@ -449,3 +449,38 @@ def test_without_an_end_a_response_at_the_limit_is_whole():
         policy, [[0]], samples_per_prompt=4, max_new_tokens=3, generator=torch.Generator()
     )
     assert drawn.response_mask.all() and not drawn.truncated.any()
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_each_prompt_may_have_its_own_limit(architecture):
+    policy, K, limits = policy_of(architecture), 4, [3, LIMIT, 1]
+    assert len(PROMPTS) == len(limits)
+    common = {"samples_per_prompt": K}
+    own = sample_responses(policy, PROMPTS, max_new_tokens=limits, generator=seeded(), **common)
+    same_for_all = sample_responses(
+        policy, PROMPTS, max_new_tokens=LIMIT, generator=seeded(), **common
+    )
+    cut = 0
+    for row, (short, long) in enumerate(zip(tokens(own), tokens(same_for_all), strict=True)):
+        limit = limits[row // K]
+        assert short == long[:limit]
+        assert own.truncated[row] == (policy.eos_id not in short)
+        cut += int(own.truncated[row])
+    assert 0 < cut < len(own)
+
+
+def test_a_row_at_the_end_of_the_context_may_stop_before_the_others():
+    policy = policy_of()
+    long = [1] * (policy.context - 2)
+    found = sample_responses(
+        policy, [long, [1]], samples_per_prompt=3, max_new_tokens=[2, 30], generator=seeded()
+    )
+    assert found.lengths[:3].max() <= 2 < found.lengths[3:].max()
+
+
+def test_limits_are_one_number_or_one_per_prompt():
+    policy = policy_of()
+    with pytest.raises(ValueError, match="2 limits for 3 prompts: give one number, or one per"):
+        sample_responses(policy, PROMPTS, max_new_tokens=[3, 4], generator=seeded())
+    with pytest.raises(ValueError, match="max_new_tokens=0 must be at least 1"):
+        sample_responses(policy, PROMPTS, max_new_tokens=[3, 0, 2], generator=seeded())
