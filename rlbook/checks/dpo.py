@@ -222,6 +222,11 @@ def _not_smoothed(chosen, rejected, ref_chosen, ref_rejected, beta, smoothing):
     return dpo_losses(chosen, rejected, ref_chosen, ref_rejected, beta, 0.0)
 
 
+def _flipped_on_top(chosen, rejected, ref_chosen, ref_rejected, beta, smoothing):
+    h = beta * _margin(chosen, rejected, ref_chosen, ref_rejected)
+    return np.logaddexp(0.0, -h) + smoothing * np.logaddexp(0.0, h)
+
+
 def _likelihood(chosen, rejected, ref_chosen, ref_rejected, beta, smoothing):
     return -dpo_losses(chosen, rejected, ref_chosen, ref_rejected, beta, smoothing)
 
@@ -330,6 +335,11 @@ def _surplus(logprobs, ref_logprobs, beta, z):
     return beta * (logprobs - ref_logprobs - z)
 
 
+def _z_for_good_alone(logprobs, ref_logprobs, desirable, beta, reference_point):
+    ratio = logprobs - ref_logprobs
+    return 1 - _sigma(beta * np.where(desirable, ratio - reference_point, -ratio))
+
+
 def _z_both_ways(logprobs, ref_logprobs, desirable, beta, reference_point):
     ratio = logprobs - ref_logprobs
     signed = np.where(desirable, ratio, -ratio) - reference_point
@@ -431,6 +441,11 @@ EXERCISES: dict[str, Exercise] = {
                 "A share of the labels is believed to be wrong: for these the other response won.",
             ),
             WrongAnswer(
+                "the flipped labels on top",
+                _flipped_on_top,
+                "Shares add up to 1: what is flipped is missing from the others.",
+            ),
+            WrongAnswer(
                 "a likelihood instead of a loss",
                 _likelihood,
                 "A loss is made small, a likelihood large: turn the sign.",
@@ -459,6 +474,11 @@ EXERCISES: dict[str, Exercise] = {
                 "chosen and rejected swapped",
                 _train_with(lambda beta, h: beta * _sigma(-beta * h), swapped=True),
                 "The chosen answers become rarer. Which of them should go up?",
+            ),
+            WrongAnswer(
+                "a loss that is climbed",
+                _train_with(lambda beta, h: -beta * _sigma(-beta * h)),
+                "Descent goes against the gradient of the loss: the chosen logit goes up.",
             ),
             WrongAnswer(
                 "σ of the wrong sign",
@@ -558,6 +578,11 @@ EXERCISES: dict[str, Exercise] = {
                 "z on the wrong side of a bad response",
                 _z_both_ways,
                 "Turn the sign of the whole: z minus the log-ratio, not minus both.",
+            ),
+            WrongAnswer(
+                "z for the good responses alone",
+                _z_for_good_alone,
+                "Both kinds are measured from the reference point.",
             ),
             WrongAnswer(
                 "z outside β",

@@ -67,7 +67,7 @@ def plot_pair_loss(
         )
         if mark is not None:
             at = pair_curves(np.array([mark]), beta=beta)["DPO"][i][0]
-            ax.plot([mark], [at], "o", color=ORANGE, markersize=8)
+            ax.plot([mark], [at], "o", color=BLUE, markersize=8)
     if ax.get_legend() is not None:
         axes[0].get_legend().remove()
     top = float(curves["DPO"][0].max()) * 1.1
@@ -76,15 +76,15 @@ def plot_pair_loss(
 
 
 def draw_pair_loss(*, beta: float, h: float, smoothing: float) -> tuple[Figure, str]:
-    """DPO's loss and weight at one margin, on their curves; and the probability of the label."""
+    """Loss and weight at one margin, in words and on DPO's curves; the label's probability."""
     with plt.rc_context(STYLE):
         fig = plot_pair_loss(beta=beta, smoothing=smoothing, mark=h)
-    losses, weights = pair_curves(np.array([h]), beta=beta)["DPO"]
+    curves = pair_curves(np.array([h]), beta=beta, smoothing=smoothing)
     p = 1 / (1 + np.exp(-beta * h))
-    words = (
-        f"β h = {beta * h:.2f}: P(chosen ≻ rejected) = {p:.3f}, "
-        f"loss {losses[0]:.3f}, weight {weights[0]:.4f}"
-    )
+    words = f"β h = {beta * h:.2f}: P(chosen ≻ rejected) = {p:.3f}"
+    for name in [name for name in ("DPO", "smoothed") if name in curves]:
+        loss, weight = (float(curve[0]) for curve in curves[name])
+        words += f"; {name}: loss {loss:.3f}, weight {round(weight, 4) + 0.0:.4f}"  # not -0.0000
     return fig, words
 
 

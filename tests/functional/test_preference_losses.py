@@ -191,6 +191,15 @@ def test_references_are_constants_and_gradients_are_right(loss):
     assert torch.autograd.gradcheck(lambda w, lose: loss(w, lose, *fixed, beta=0.3), inputs)
 
 
+def test_kto_has_a_constant_reference_too():
+    logprobs, ref = (x.clone().requires_grad_() for x in random(2, 6))
+    desirable = torch.tensor([True, False] * 3)
+    kto_loss(logprobs, ref, desirable, beta=0.5, reference_point=0.3).sum().backward()
+    assert ref.grad is None and (logprobs.grad != 0).all()
+    kto = lambda x: kto_loss(x, ref, desirable, beta=0.5, reference_point=0.3)  # noqa: E731
+    assert torch.autograd.gradcheck(kto, (logprobs.detach().requires_grad_(),))
+
+
 def test_gradcheck_of_the_ranking_losses():
     scores = random(3, 4).requires_grad_()
     mask = torch.tensor([[True] * 4, [True] * 2 + [False] * 2, [True] * 3 + [False]])
@@ -203,7 +212,9 @@ def test_errors_name_the_value_and_the_remedy():
     for loss in (dpo_loss, ipo_loss):
         with pytest.raises(ValueError, match=r"beta=0\.0 must be above 0"):
             loss(x, y, x, y, beta=0.0)
-    with pytest.raises(ValueError, match=r"label_smoothing=0\.5 must lie in"):
-        dpo_loss(x, y, x, y, beta=0.1, label_smoothing=0.5)
-    with pytest.raises(ValueError, match=r"reference_point=-0\.5 estimates a KL"):
-        kto_loss(x, y, x > 0, beta=0.1, reference_point=-0.5)
+    for smoothing in (0.5, -0.1):
+        with pytest.raises(ValueError, match=rf"label_smoothing={smoothing} must lie in"):
+            dpo_loss(x, y, x, y, beta=0.1, label_smoothing=smoothing)
+    for point in (-0.5, math.inf, math.nan):
+        with pytest.raises(ValueError, match=rf"reference_point={point} estimates a KL"):
+            kto_loss(x, y, x > 0, beta=0.1, reference_point=point)

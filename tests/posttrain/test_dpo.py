@@ -108,6 +108,7 @@ def test_one_pair_by_hand():
     assert loss_of(label_smoothing=0.1)[0].item() == pytest.approx(smooth)
     loss, metrics = loss_of(per_token=True)
     assert loss.item() == pytest.approx(math.log(2)) and metrics["accuracy"] == 0.5
+    assert metrics["chosen_change"] == pytest.approx(2 * three)  # of the whole response as before
     assert loss_of(loss="ipo")[0].item() == pytest.approx((three - 0.5) ** 2)
     # KTO, z = log 3: good 1 - σ(log 3) = 1/4, bad 1 - σ(0) = 1/2; the mean of the two
     assert loss_of(loss="kto")[0].item() == pytest.approx((0.25 + 0.5) / 2)
@@ -216,6 +217,18 @@ def test_micro_batches_give_the_gradient_of_the_batch(pad_is_end, name, micro_to
     assert same == pytest.approx(metrics, abs=1e-9)
     chopped = reference_logprobs(ref, data, cut)
     torch.testing.assert_close(chopped, reference, rtol=0, atol=1e-9)
+
+
+def test_a_long_gradient_is_clipped_and_reported_as_it_was(exact_policy):
+    data, reference = ready(exact_policy, CONFIG, small_policy(seed=1, dtype=torch.float64))
+    rows = torch.arange(8)
+    whole, free = gradient_of_step(exact_policy, data, reference, rows, CONFIG)
+    held = torch.optim.SGD(exact_policy.model.parameters(), lr=0.0)
+    metrics = step(exact_policy, held, data, reference, rows, replace(CONFIG, max_grad_norm=0.01))
+    found = torch.cat([p.grad.flatten() for p in exact_policy.model.parameters()])
+    assert whole.norm().item() == pytest.approx(free["grad_norm"]) and free["grad_norm"] > 0.02
+    assert metrics["grad_norm"] == pytest.approx(free["grad_norm"])
+    torch.testing.assert_close(found, whole * 0.01 / whole.norm(), rtol=1e-3, atol=1e-9)
 
 
 def test_pieces_hold_every_pair_once_within_the_memory(policy):
@@ -368,6 +381,49 @@ def test_best_and_worst_of_the_samples_by_hand(policy):
     assert best_and_worst(alike).shape == (2, 0) and preferences_of(alike) == []
 
 
+def test_samples_are_drawn_as_asked_and_scored_at_temperature_one(policy):
+    judged = []
+
+    def judge(prompts, texts):
+        judged.extend(sevens(prompts, texts))
+        return judged[-len(texts) :]
+
+    task = Task.from_functions(list(CHARACTERS[:8]), judge, max_new_tokens=16)
+    config = replace(CONFIG, batch_size=4, samples_per_prompt=6, temperature=2.0)
+    data, reward = sample_pairs(policy, task, config, torch.Generator().manual_seed(0))
+    assert len(judged) == 24 and len(data.chosen) > 1
+    assert 0 < reward <= sum(judged) / 24 < max(judged)  # cut ones earn nothing
+    drawn = response_logprobs(policy.model, data.chosen, temperature=2.0)
+    torch.testing.assert_close(drawn, data.chosen.sampler_logprobs, rtol=0, atol=1e-5)
+    expected = response_logprobs(policy.model, data.chosen).sum(dim=1)
+    found = reference_logprobs(policy, data, config)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_the_first_step_is_as_long_as_the_learning_rate(policy):
+    """Adam's first step is the rate in each weight, up to its ε; weight decay would add to it."""
+    before = copy.deepcopy(policy.model.state_dict())
+    list(dpo(policy, PAIRS, replace(CONFIG, steps=1, learning_rate=0.03)))
+    moves = [(x - before[name]).abs().max() for name, x in policy.model.named_parameters()]
+    assert max(moves).item() == pytest.approx(0.03, rel=1e-3)
+
+
+def test_the_seed_decides_the_order_of_the_pairs(policy):
+    first = [next(dpo(copy.deepcopy(policy), PAIRS, replace(CONFIG, seed=s))) for s in (0, 0, 1, 2)]
+    chosen = [report["chosen"] for report in first]
+    assert chosen[0] == chosen[1] and len(set(chosen)) > 1
+
+
+def test_two_verdicts_on_one_text_are_no_preference(policy):
+    """A judge may change its mind; a text cannot be better than itself."""
+    rewards = [0.0, 1.0, 0.0, 0.0, 0.0, 0.5, 1.0, 0.0, *[0.0] * 8]
+    batch = mixed_batch(policy, rewards=torch.tensor(rewards))
+    texts = batch.responses.texts
+    texts[3] = texts[1]
+    assert best_and_worst(batch).T.tolist() == [[1, 3], [6, 7]]
+    assert preferences_of(batch) == [Preference("23=", (texts[6], texts[7]))]
+
+
 def test_pairs_of_its_own_keep_the_tokens_as_they_were_drawn(policy):
     """Cut responses too, which have no end token; the log-probabilities are the sampler's."""
     task = Task.from_functions(list(CHARACTERS[:8]), sevens, max_new_tokens=16)
@@ -381,6 +437,16 @@ def test_pairs_of_its_own_keep_the_tokens_as_they_were_drawn(policy):
         torch.testing.assert_close(found, responses.sampler_logprobs, rtol=0, atol=1e-5)
     better, worse = sevens(None, data.chosen.texts), sevens(None, data.rejected.texts)
     assert all(a >= b for a, b in zip(better, worse, strict=True))
+    # Another prompt's response to each, although some prompts come more than once.
+    prompts = [
+        tuple(row[mask].tolist())
+        for row, mask in zip(data.chosen.prompt_ids, data.chosen.prompt_mask, strict=True)
+    ]
+    n = len(prompts)
+    assert len(set(prompts)) < n
+    for i, text in enumerate(data.other.texts):
+        j = next(j % n for j in range(i + 1, i + n) if prompts[j % n] != prompts[i])
+        assert text == data[i % 2].texts[j]
 
 
 def test_the_other_response_answers_another_prompt(policy):
@@ -518,6 +584,50 @@ def test_recomputed_blocks_and_micro_batches_change_no_number(policy):
     for ours, theirs in zip(plain, cut, strict=True):
         for name in set(ours.metrics) - {"accuracy"}:  # at margins of 1e-7 at first
             assert ours[name] == pytest.approx(theirs[name], abs=1e-3)  # Adam in float32
+
+
+@pytest.mark.parametrize("name", ["given pairs", "kto", "its own pairs"])
+def test_a_run_in_bfloat16_keeps_its_weights_in_float32(policy, name):
+    """Policy and reference multiply in bfloat16 wherever they sample or score, and only then."""
+    pairs, ref = PAIRS, small_policy(seed=9)
+    config = replace(CONFIG, steps=2, loss="kto" if name == "kto" else "dpo")
+    if name == "its own pairs":
+        pairs = Task.from_functions(list(CHARACTERS[:8]), sevens, max_new_tokens=16)
+        config = replace(config, batch_size=16)
+    seen, reports, starts = {}, {}, copy.deepcopy(policy.model.state_dict())
+    for on in (True, False):
+        seen[on] = set()
+        policy.model.load_state_dict(starts)
+        hooks = [
+            p.model.transformer.h[0].mlp.c_fc.register_forward_hook(
+                lambda module, inputs, output, on=on: seen[on].add(output.dtype)
+            )
+            for p in (policy, ref)
+        ]
+        reports[on] = list(dpo(policy, pairs, replace(config, bf16=on, recompute=on), ref=ref))
+        for hook in hooks:
+            hook.remove()
+        assert all(p.dtype == torch.float32 for p in policy.model.parameters())
+        assert all(math.isfinite(x) for report in reports[on] for x in report.metrics.values())
+    assert seen == {True: {torch.bfloat16}, False: {torch.float32}}
+    if name != "its own pairs":  # the same texts, so the same numbers up to bfloat16's rounding
+        for metric in ("chosen", "rejected"):
+            exact = reports[False][0][metric]
+            assert reports[True][0][metric] == pytest.approx(exact, rel=0.02)
+            assert reports[True][0][metric] != exact
+
+
+def test_recomputing_runs_each_block_forward_again(policy):
+    """Two steps, each with one more pass when going backward."""
+    passes = {}
+    for on in (True, False):
+        passes[on] = []  # of the first norm: recomputing stops as soon as it has what it needs
+        hook = policy.model.transformer.h[0].ln_1.register_forward_hook(
+            lambda *args, on=on: passes[on].append(1)
+        )
+        list(dpo(policy, PAIRS, replace(CONFIG, steps=2, recompute=on), ref=small_policy(seed=9)))
+        hook.remove()
+    assert {on: len(count) for on, count in passes.items()} == {True: 4, False: 2}
 
 
 @pytest.mark.parametrize(

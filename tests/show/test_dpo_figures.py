@@ -38,7 +38,11 @@ def test_the_figure_has_a_curve_for_each_loss_and_the_mark():
 
 def test_the_widget_follows_its_controls():
     fig, words = draw_pair_loss(beta=0.1, h=10.0, smoothing=0.0)
-    assert words == "β h = 1.00: P(chosen ≻ rejected) = 0.731, loss 0.313, weight 0.0269"
+    assert words == "β h = 1.00: P(chosen ≻ rejected) = 0.731; DPO: loss 0.313, weight 0.0269"
+    plt.close(fig)
+    # a fifth of the labels flipped, β h = log 4: nothing left to learn
+    fig, words = draw_pair_loss(beta=1.0, h=math.log(4.0), smoothing=0.2)
+    assert words.endswith("DPO: loss 0.223, weight 0.2000; smoothed: loss 0.500, weight 0.0000")
     plt.close(fig)
     widget = pair_loss_sliders()
     before = widget.children[-1].value
