@@ -177,13 +177,14 @@ def _advantages(rewards, how, *, axis=1, ddof=1, include=False, everything=False
 
 
 def _loss(logprobs, old_logprobs, advantages, mask, clip, *, how="sequence", bound="min",
-          sign=-1.0, absolute=False):  # fmt: skip
+          sign=-1.0):  # fmt: skip
     """grpo_loss with one thing changed."""
     A = advantages[:, None]
     ratio = np.exp(logprobs - old_logprobs)
     clipped = np.clip(ratio, 1 - clip, 1 + clip)
     objective = {
         "min": np.minimum(ratio * A, clipped * A),
+        "max": np.maximum(ratio * A, clipped * A),
         "clip": clipped * A,
         "ratio": np.minimum(ratio, clipped) * A,
         "none": ratio * A,
@@ -196,6 +197,10 @@ def _loss(logprobs, old_logprobs, advantages, mask, clip, *, how="sequence", bou
     if how == "sum":
         return loss.sum(axis=1).mean()
     return (loss.sum(axis=1) / mask.sum(axis=1)).mean()
+
+
+def _upside_down(logprobs, old_logprobs, advantages, mask, clip):
+    return _loss(old_logprobs, logprobs, advantages, mask, clip)
 
 
 def _limit_of_large_groups(p, K):
@@ -325,6 +330,17 @@ EXERCISES = {
                 "the smaller ratio",
                 lambda **case: _loss(**case, bound="ratio"),
                 "Multiply with A first: for A < 0 the smaller product has the larger ratio.",
+            ),
+            WrongAnswer(
+                "the larger product",
+                lambda **case: _loss(**case, bound="max"),
+                "The clip takes the worse of the two for the objective: the minimum, before the "
+                "sign is turned.",
+            ),
+            WrongAnswer(
+                "the ratio upside down",
+                _upside_down,
+                "New over old: the old log-probability is subtracted.",
             ),
             WrongAnswer(
                 "no clip",

@@ -132,6 +132,6 @@ def group_sliders(*, K: int = 8, right: int = 2) -> ipywidgets.Widget:
             value=value, min=low, max=high, description=name, continuous_update=False
         )
 
-    return controlled_figure(
-        draw_group, K=slider("K", K, 2, MOST), right=slider("right", right, 0, MOST)
-    )
+    size, solved = slider("K", K, 2, MOST), slider("right", right, 0, K)
+    size.observe(lambda change: setattr(solved, "max", change["new"]), names="value")
+    return controlled_figure(draw_group, K=size, right=solved)

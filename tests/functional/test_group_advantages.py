@@ -98,6 +98,9 @@ def test_interleaved_groups_are_another_thing():
 def test_informative_groups():
     rewards = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     assert informative_groups(rewards).tolist() == [False, True, False]
+    close_by = torch.tensor([[0.5, 0.5 + 1e-6], [0.5, 0.5]])  # however little they differ
+    assert informative_groups(close_by).tolist() == [True, False]
+    assert (dr_grpo_advantages(close_by)[0] != 0).all()
 
 
 def test_a_price_in_front_of_the_limit_by_hand():

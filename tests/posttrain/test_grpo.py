@@ -18,7 +18,7 @@ from rlbook.functional.masked import aggregate, unit_count
 from rlbook.functional.policy_losses import reinforce_loss
 from rlbook.lm.groups import Groups
 from rlbook.lm.heads import ScalarModel
-from rlbook.lm.logprobs import response_logprobs
+from rlbook.lm.logprobs import response_logprobs, response_logprobs_and_entropy
 from rlbook.lm.policy import Policy, load_policy
 from rlbook.lm.tabular_lm import TabularLM
 from rlbook.lm.tasks.task import Task
@@ -286,7 +286,7 @@ def slow_loss(policy, old_policy, ref, batch, config):
     if config.overlong == "penalty":
         for i, (new, _, _) in enumerate(rows):
             rewards[i] += {LIMIT: -1.0}.get(len(new), 0.0)  # a fifth of 8 is one token
-    sums, tokens, clipped = [], 0, 0
+    sums, tokens, clipped, ratios, kl_old = [], 0, 0, 0.0, 0.0
     for i, (new, old, base) in enumerate(rows):
         group = rewards[i // K * K : i // K * K + K]
         mean = sum(group) / K
@@ -303,6 +303,8 @@ def slow_loss(policy, old_policy, ref, batch, config):
                 "response": math.exp(sum(new) - sum(old)),
                 "geometric-mean": math.exp((sum(new) - sum(old)) / T),
             }[config.ratio]
+            ratios += ratio
+            kl_old += math.exp(new[t] - old[t]) - 1 - (new[t] - old[t])
             if config.loss == "cispo":
                 loss = -min(ratio, 1 + config.clip_high) * A * new[t]
                 clipped += ratio > 1 + config.clip_high
@@ -321,7 +323,8 @@ def slow_loss(policy, old_policy, ref, batch, config):
         "token-mean": sum(s for s, _ in sums) / tokens,
         "fixed-length": sum(s for s, _ in sums) / (len(sums) * LIMIT),
     }[config.aggregation]
-    return total, clipped / tokens
+    metrics = {"clip_fraction": clipped, "ratio": ratios, "kl_old": kl_old}
+    return total, {name: value / tokens for name, value in metrics.items()}
 
 
 def moved(policy, size, seed=8):
@@ -345,10 +348,10 @@ def test_against_a_slow_loop_on_responses_of_mixed_length(pad_is_end, name):
     loss, metrics = grpo_loss(
         learner.model, batch.responses, fixed, config, units=units, tokens=tokens, limit=LIMIT
     )
-    expected, clipped = slow_loss(learner, pad_is_end, ref, batch, config)
+    expected, logged = slow_loss(learner, pad_is_end, ref, batch, config)
     assert loss.item() == pytest.approx(expected, abs=1e-9)
-    assert metrics["clip_fraction"] == pytest.approx(clipped, abs=1e-12)
-    assert (clipped > 0) == (name != "CISPO")  # a weight of 5 is out of reach here
+    assert {name: metrics[name] for name in logged} == pytest.approx(logged, abs=1e-9)
+    assert (logged["clip_fraction"] > 0) == (name != "CISPO")  # a weight of 5 is out of reach here
 
 
 # --- against trl ---------------------------------------------------------------------------------
@@ -506,6 +509,33 @@ def test_silent_responses_are_left_out_of_the_step_and_counted_in_it(
     assert {name: metrics[name] for name in all_of_it} == pytest.approx(all_of_it, abs=1e-9)
 
 
+@pytest.mark.parametrize("overlong", ["keep", "mask"])
+@pytest.mark.parametrize("aggregation", ["sequence-mean", "token-mean", "fixed-length"])
+def test_a_mini_batch_is_divided_by_its_own_size(pad_is_end, aggregation, overlong):
+    """Two prompts of four: -A log π of their tokens, with the weights written out."""
+    ways = {"mini_batch_size": 2, "max_grad_norm": None, "micro_tokens": 40}
+    config = replace(CONFIG, aggregation=aggregation, overlong=overlong, **ways)
+    batch, rows = mixed_batch(pad_is_end), torch.tensor([8, 9, 10, 11, 4, 5, 6, 7])
+    fixed, _ = prepare(pad_is_end, None, batch, config, LIMIT)
+    held = torch.optim.SGD(pad_is_end.model.parameters(), lr=0.0)
+    metrics = step(pad_is_end, held, batch, fixed, rows, config, LIMIT)
+    found = torch.cat([p.grad.flatten() for p in pad_is_end.model.parameters()])
+    part = batch.responses.select(rows)
+    learnt = part.response_mask & ~(part.truncated[:, None] & (overlong == "mask"))
+    assert learnt.shape[1] == LIMIT and part.truncated.sum() == 2
+    weights = {
+        "sequence-mean": learnt / learnt.sum(dim=1, keepdim=True).clamp(min=1) / 8,
+        "token-mean": learnt / learnt.sum(),
+        "fixed-length": learnt / (8 * LIMIT),
+    }[aggregation]
+    logprobs, entropy = response_logprobs_and_entropy(pad_is_end.model, part)
+    plain = -(weights * fixed.advantages[rows, None] * logprobs).sum()
+    torch.testing.assert_close(found, gradient_of(pad_is_end.model, plain), rtol=0, atol=1e-7)
+    mean = entropy[part.response_mask].mean().item()  # a mean over this mini-batch's tokens
+    assert metrics["entropy"] == pytest.approx(mean, abs=1e-7)
+    assert metrics["ratio"] == pytest.approx(1.0, abs=1e-9)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_groups_without_spread_have_no_policy_gradient(policy, name):
     """All rewards 0.1, whose mean over a group is not 0.1 in float32."""
@@ -564,6 +594,36 @@ def test_without_a_pass_for_old_logprobs_the_step_is_the_same(exact_policy):
         for fixed in (skipped, kept)
     ]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_the_second_mini_batch_is_not_the_samplers_any_more(policy):
+    """One epoch in two steps: what is logged of the second is to the policy that sampled."""
+    task = Task.from_functions(
+        list(CHARACTERS), lambda p, t: [len(x) / 30 for x in t], max_new_tokens=30
+    )
+    config = replace(CONFIG, updates=1, rollouts_per_prompt=8, learning_rate=1e-2)
+    whole, halves = (
+        next(grpo(copy.deepcopy(policy), task, replace(config, mini_batch_size=size)))
+        for size in (4, 2)
+    )
+    assert whole["reward"] == halves["reward"] and whole["informative"] == 1.0  # all groups move
+    assert whole["kl_old"] == 0.0 < 1e-4 < halves["kl_old"]
+
+
+def test_a_run_in_bfloat16_keeps_its_weights_in_float32(policy, task):
+    config = replace(CONFIG, rollouts_per_prompt=8, learning_rate=3e-3, epochs=2, beta=0.01)
+    before = copy.deepcopy(policy.model.state_dict())
+    dtypes = set()
+    policy.model.lm_head.register_forward_hook(lambda *seen: dtypes.add(seen[-1].dtype))
+    ref = copy.deepcopy(policy)
+    reports = list(grpo(policy, task, replace(config, bf16=True, recompute=True), ref=ref))
+    assert dtypes == {torch.bfloat16}  # sampled, scored and trained in one precision
+    for name, weights in policy.model.state_dict().items():
+        assert weights.dtype == before[name].dtype == torch.float32
+        assert weights.isfinite().all() and not torch.equal(weights, before[name])
+    assert all(math.isfinite(x) for report in reports for x in report.metrics.values())
+    # Scored twice in the same precision, so the first ratios are 1 up to bfloat16's rounding.
+    assert reports[0]["ratio"] == pytest.approx(1.0, abs=0.05)
 
 
 def test_it_learns_what_is_rewarded_from_a_function_or_from_a_model(policy, task):
@@ -638,6 +698,16 @@ def test_what_becomes_of_cut_responses(exact_policy):
     losses = reinforce_loss(logprobs, kept.advantages[~cut, None].expand_as(logprobs).double())
     plain = aggregate(losses, only.response_mask, "sequence-mean", denominator=16)
     torch.testing.assert_close(found, gradient_of(exact_policy.model, plain), rtol=0, atol=1e-9)
+
+
+def test_a_response_out_of_the_loss_pays_no_kl_either():
+    new, old, ref, mask, advantages = on_tensors()
+    learnt = mask & (torch.arange(6) != 2)[:, None]
+    config = GRPOConfig(beta=0.5)
+    fixed = Fixed(advantages, learnt, old, ref)
+    loss, _, _ = objective(new, mask, fixed, config, units=6, limit=LIMIT)
+    slopes = torch.autograd.grad(loss, new)[0]
+    assert (slopes[2] == 0).all() and (slopes[[0, 1, 3, 4, 5]] != 0).any(dim=1).all()
 
 
 def test_a_sampler_that_is_refreshed_every_third_update(policy, task):

@@ -65,3 +65,14 @@ def test_the_picture_follows_the_controls():
     before = widget.children[-1].value
     widget.children[1].value = 5
     assert widget.children[-1].value != before and "5 of 8" in widget.children[-2].value
+
+
+def test_no_more_right_responses_than_the_group_has():
+    """The second slider ends at K: none of its positions does nothing."""
+    size, solved, words, _ = group_sliders(K=8, right=6).children
+    assert solved.max == 8
+    size.value = 4
+    assert (solved.max, solved.value) == (4, 4) and "4 of 4 right" in words.value
+    size.value = 12
+    solved.value = 12
+    assert "12 of 12 right" in words.value
