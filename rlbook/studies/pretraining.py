@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlbook import __version__
 from rlbook.lm.chat import set_chat_template
+from rlbook.lm.heads import ScalarModel
 from rlbook.lm.policy import Policy
 from rlbook.lm.tokenizers import character_tokenizer
 from rlbook.posttrain.packing import Pair
@@ -131,23 +132,26 @@ def every(steps: int, parts: int) -> list[int]:
 
 
 def write_model(
-    policy: Policy,
+    model: Policy | ScalarModel,
     folder: Path,
     about: str,
     rows: Mapping[str, str],
     measured: Mapping[str, float],
+    *,
+    load: str = "policy = load_policy",
 ) -> None:
-    """Write a model, and its card as README.md."""
-    policy.save(folder)
+    """Write a model, and its card as README.md. ``load``: how a reader gets it back."""
+    model.save(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # they are written for their owner alone
     weights = folder / "model.safetensors"
-    weights.chmod(0o644)  # it is written for its owner alone
-    shape = policy.model.config
+    shape, writes = model.model.config, isinstance(model, Policy)
     facts = {
         **rows,
         "Model": (
             f"GPT-2 architecture, {shape.n_layer} blocks, {shape.n_embd} wide, {shape.n_head} "
             f"heads, context {shape.n_positions}, {shape.vocab_size} tokens: "
-            f"{policy.model.num_parameters():,} parameters"
+            f"{model.model.num_parameters():,} parameters"
         ),
         "Size": f"{weights.stat().st_size / 1e6:.2f} MB, float32, safetensors",
         "Versions": (
@@ -158,8 +162,8 @@ def write_model(
     }
     numbers = {name: f"{value:.3f}" for name, value in measured.items()}
     text = (
-        f"---\nlicense: mit\npipeline_tag: text-generation\n---\n# {folder.name}\n\n{about}\n\n"
-        f"    policy = load_policy({folder.name!r})\n\n"
+        f"---\nlicense: mit\npipeline_tag: text-{'generation' if writes else 'classification'}\n"
+        f"---\n# {folder.name}\n\n{about}\n\n    {load}({folder.name!r})\n\n"
         f"{_table('', facts)}\n{_table('Measured on held-out problems', numbers)}"
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -14,11 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlbook.lm.chat import MARKS
 from rlbook.lm.evaluation import evaluate
+from rlbook.lm.heads import HEAD_FILE, load_scalar_model
 from rlbook.lm.policy import load_policy
 from rlbook.lm.tasks.arithmetic import Arithmetic
 from rlbook.lm.tasks.gridpath import GridPath
+from rlbook.lm.tasks.labellers import noise_ceiling
 from rlbook.lm.tasks.replies import Replies
 from rlbook.lm.tasks.symbols import Symbols
+from rlbook.studies import reward_network
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "data" / "models"
@@ -27,6 +30,7 @@ STUDIES = {
     "pretrain-gridpath": ("gridpath-base", "gridpath-sft"),
     "pretrain-replies": ("replies-base", "replies-sft"),
     "pretrain-symbols": ("symbols-base",),
+    "reward-network": ("replies-reward",),
 }
 NAMES = [name for names in STUDIES.values() for name in names]
 FILES = {
@@ -57,7 +61,7 @@ def test_the_folder_holds_what_the_studies_make():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_a_small_plain_folder(name):
     files = {path.name: path.stat().st_size for path in (FOLDER / name).iterdir()}
-    assert set(files) == FILES
+    assert set(files) == FILES | ({HEAD_FILE} if name.endswith("-reward") else set())
     assert files["model.safetensors"] <= 2_000_000
     card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
     study = next(study for study, names in STUDIES.items() if name in names)
@@ -166,3 +170,13 @@ def test_the_symbols_model_is_told_by_name_and_by_example():
         assert min(final[f"base, named {kind}"]) >= 0.9
     assert min(final["base, 3 shown"]) > 0.6
     assert reached("symbols-base", Symbols(), problems=200, temperature=0).accuracy >= 0.85
+
+
+def test_the_reward_model_of_the_replies_judges_as_its_card_says():
+    """600 fresh pairs: the standard error of the expected accuracy is below 0.015."""
+    final = recorded("reward-network")
+    model = load_scalar_model("replies-reward", device="cpu")
+    pairs = Replies().comparisons(600, torch.Generator().manual_seed(123), split="test")
+    found = reward_network.expected_accuracy(model, pairs)
+    assert abs(found - final["reward, whole, expected"][0]) < 4 * 0.015
+    assert noise_ceiling(pairs) - found < 0.06
