@@ -74,14 +74,14 @@ def run(seed: int) -> dict[str, dict[str, Any]]:
     task = Arithmetic.horizon(SETTINGS["steps"])
     measures: dict[str, dict[str, Any]] = {}
     for arm, rate in SETTINGS["rates"].items():
-        for measure, value in learn(arm, task, rate, seed).items():
+        for measure, value in learn(arm, SETTINGS["model"], task, rate, seed).items():
             measures.setdefault(measure, {})[arm] = value
     return measures
 
 
-def learn(arm: str, task: Task, rate: float, seed: int) -> dict[str, Any]:
-    """One arm on a fixed set of a task's problems."""
-    policy, start = (load_policy(SETTINGS["model"], device="cpu") for _ in range(2))
+def learn(arm: str, model: str, task: Task, rate: float, seed: int) -> dict[str, Any]:
+    """One arm, from a shipped model, on a fixed set of a task's problems."""
+    policy, start = (load_policy(model, device="cpu") for _ in range(2))
     generator = torch.Generator().manual_seed(1_000 + seed)
     practised = task.fixed(SETTINGS["practised"], generator)
     problems = task.problems(SETTINGS["problems"], generator, split="test")
