@@ -103,11 +103,12 @@ def test_greedy_values_are_those_of_a_slow_loop(policy, task):
         text = policy.decode(state.written) + rest.texts[0]
         expected = 0.0 if rest.truncated[0] else share_of_small_digits([""], [text])[0]
         assert value == pytest.approx(expected)
-    again = rollout_values(
-        policy, task, states, rollouts=2, temperature=0, generator=seeded(), most_rows=5
-    )
-    assert torch.equal(again.values, found.values)
-    assert (again.generated, again.prefilled) == (found.generated, found.prefilled)
+    for most in (5, 1):  # fewer rows than a state has rollouts: one state at a time
+        again = rollout_values(
+            policy, task, states, rollouts=2, temperature=0, generator=seeded(), most_rows=most
+        )
+        assert torch.equal(again.values, found.values)
+        assert (again.generated, again.prefilled) == (found.generated, found.prefilled)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +178,28 @@ def test_equal_states_are_rolled_out_once(policy, task, monkeypatch):
     for state, value in zip(states, found.values.tolist(), strict=True):
         assert values.setdefault(state, value) == value
     assert len(set(values.values())) > 3
+
+
+def test_rollouts_are_sampled_as_responses_are(policy, task, monkeypatch):
+    """The temperature and the ends are those that the task's responses have."""
+    seen = {}
+
+    def noted(policy, prompts, **options):
+        seen.update(options)
+        return sample_responses(policy, prompts, **options)
+
+    monkeypatch.setattr(step_values, "sample_responses", noted)
+    (end,) = policy.encode([";"])[0]
+    monkeypatch.setattr(task, "stop_ids", lambda policy: [end], raising=False)
+    state = State(Problem("1"), tuple(policy.encode(["1"])[0]))
+    found = rollout_values(policy, task, [state], rollouts=64, temperature=0.7, generator=seeded(4))
+    assert (seen["temperature"], seen["stop"]) == (0.7, [end])
+    seen["generator"].manual_seed(4)
+    drawn = sample_responses(policy, [list(state.prompt)], **seen)
+    own = [0.0 if cut else share_of_small_digits([""], [text])[0]
+           for cut, text in zip(drawn.truncated, drawn.texts, strict=True)]  # fmt: skip
+    assert found.values[0].item() == pytest.approx(sum(own) / 64, abs=1e-6)
+    assert any(text.endswith(";") for text in drawn.texts)
 
 
 def test_a_rollout_ends_where_the_response_would_have_had_to(policy, task):
