@@ -13,6 +13,8 @@ from matplotlib.patches import Rectangle
 
 from rlbook.show.plots import (
     BLUE,
+    CYCLE,
+    DASHES,
     GREEN,
     ORANGE,
     PURPLE,
@@ -23,6 +25,7 @@ from rlbook.show.plots import (
     styled,
 )
 from rlbook.show.widgets import controlled_figure
+from rlbook.statistics import mean_interval
 from rlbook.studies.exact_credit import (
     KINDS,
     Enumerated,
@@ -146,6 +149,31 @@ def plot_noise(
 
 
 # --- the trade-off behind the sliders ----------------------------------------------------------
+
+
+@styled
+def plot_accuracy_over(
+    accuracy: Mapping[str, np.ndarray], spent: Mapping[str, Mapping[str, np.ndarray]]
+) -> Figure:
+    """Draw accuracy over each thing that training spends: means over seeds, with 95% intervals.
+
+    Args:
+        accuracy: arm → [seeds, points].
+        spent: axis label → arm → [seeds, points], of the same points.
+    """
+    fig, axes = panels(len(spent), width=3.8, height=3.4)
+    for ax, (label, arms) in zip(axes, spent.items(), strict=True):
+        for i, (arm, heights) in enumerate(accuracy.items()):
+            found = mean_interval(np.asarray(heights, float))
+            error = [found.mean - found.low, found.high - found.mean]
+            x = np.asarray(arms[arm], float).mean(axis=0)
+            ax.errorbar(x, found.mean, yerr=error, color=CYCLE[i % 6], linestyle=DASHES[i % 6],
+                        linewidth=1.4, elinewidth=0.6, label=arm)  # fmt: skip
+        ax.set(xlabel=label, ylim=(None, 1.02))
+        ax.grid(color="#dddddd", linewidth=0.8)
+    axes[0].set_ylabel("held-out accuracy")
+    axes[-1].legend(fontsize=9, loc="lower right")
+    return fig
 
 
 def spent(found: GradientNoise, length: int, group: int, price: float) -> float:

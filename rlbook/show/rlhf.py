@@ -26,11 +26,11 @@ STYLES = "os^Dv"
 BOXES = {
     "prompt": ((0.8, 2.0), DATA, "prompts"),
     "policy": ((3.0, 2.0), BLUE, "policy π\ntrained"),
-    "response": ((5.2, 2.0), DATA, "responses"),
+    "response": ((5.2, 2.0), DATA, "responses,\nlog π_old"),
     "reward": ((7.6, 3.3), FROZEN, "reward model\nor verifier\nfrozen"),
     "reference": ((7.6, 2.0), FROZEN, "reference π_ref\nfrozen"),
     "value": ((7.6, 0.7), ORANGE, "value network V\ntrained"),
-    "tokens": ((10.3, 2.65), DATA, "reward per token\n-β log(π/π_ref)\nand R at the end"),
+    "tokens": ((10.3, 2.65), DATA, "reward per token\n-β log(π_old/π_ref)\nand R at the end"),
     "gae": ((12.6, 1.7), GREEN, "GAE\n(chapter 08)"),
 }
 # from, to, what flows, and how far from the middle of the arrow that is written
@@ -279,7 +279,7 @@ def plot_score_over_kl(
         ax.set(title=title, xlim=(0.0, 1.1 * farthest), ylabel="score in points",
                xlabel="KL(π‖ref) in nats per response (axis: its square root)")  # fmt: skip
         ax.grid(color="#dddddd", linewidth=0.8)
-    axes[0].legend(fontsize=8)
+    axes[-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return fig
 
 

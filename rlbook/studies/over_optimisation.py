@@ -1,17 +1,17 @@
 """Reward against KL: how far to follow a learned reward, with one and two preference rounds.
 
 InstructGPT's three steps on the replies task, per seed. Round 1: simulated labellers compare pairs
-of `replies-sft`'s own replies, a reward model learns from them, and PPO follows its score at
-several prices β of a nat. Round 2: the same people compare pairs of replies by the policy of
-round 1 (the arm `again`), the reward model learns anew from all comparisons, and PPO starts again
-from `replies-sft`.
+of `replies-sft`'s own replies, the reward model `replies-reward` learns from them, and PPO follows
+its score at several prices β of a nat, and with the price adapted so that the KL stays at a target.
+Round 2: the same people compare pairs of replies by the policy of round 1 (the arm `again`),
+`replies-reward` learns from all comparisons, and PPO starts again from `replies-sft`.
 
-Arms are "round, β". At the updates `x`, on held-out requests: `kl` nats per response to
-`replies-sft`; `learned` mean score of the round's reward model; `gold` mean score of the hidden
-preference. `best of n` has the same three for the best of `ns` of the imitator's replies by each
-round's reward model, with log n - (n-1)/n as its `kl`. `accuracy` is that of the reward models on
-held-out pairs of the imitator's replies (round 2 also: of the policy's, "on its policy"), beside
-the `ceiling` that the labellers' noise sets.
+Arms are "round, β" and "round 1, KL held". At the updates `x`, on held-out requests: `kl` nats
+per response to `replies-sft`; `learned` mean score of the round's reward model; `gold` mean score
+of the hidden preference. `best of n` has the same three for the best of `ns` of the imitator's
+replies by each round's reward model, with log n - (n-1)/n as its `kl`. `accuracy` is that of the
+reward models on held-out pairs of the imitator's replies (round 2 also: of the policy's, "on its
+policy"), beside the `ceiling` that the labellers' noise sets.
 """
 
 import copy
@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlbook.lm.heads import ScalarModel
+from rlbook.lm.heads import load_scalar_model
 from rlbook.lm.policy import Policy, load_policy
 from rlbook.lm.sampling import sample_responses
 from rlbook.lm.tasks.labellers import Comparison, noise_ceiling
@@ -44,14 +44,16 @@ SEEDS = 5
 SETTINGS: dict[str, Any] = {
     "comparisons": [2000, 1000],  # drawn in each round
     "held_out_pairs": 200,
+    "judge": "replies-reward",
     "reward_model": {
-        "steps": 150, "batch_size": 16, "learning_rate": 2e-3, "warmup": 20, "betas": [0.9, 0.98],
+        "steps": 150, "batch_size": 16, "learning_rate": 5e-4, "warmup": 10, "betas": [0.9, 0.98],
     },
     "ppo": {
         "updates": 40, "train_batch_size": 32, "rollouts_per_prompt": 2, "mini_batch_size": 32,
         "epochs": 2, "learning_rate": 2e-4, "value_learning_rate": 2e-3, "lam": 0.95,
     },
     "betas": {"1": [0.0, 0.05, 0.2], "2": [0.0, 0.05]},
+    "held": {"beta": 0.05, "target_kl": 3.0, "kl_horizon": 100.0},  # one more arm of round 1
     "again": 0.05,  # the arm of round 1 whose policy the people of round 2 see
     "x": [0, 5, 10, 15, 20, 30, 40],
     "problems": 100,
@@ -80,9 +82,13 @@ def run(seed: int) -> dict[str, dict[str, Any]]:
         found = {f"best of n, round {number}": best_of_n(task, reward, imitator, problems, seed)}
         for beta in betas:
             policy = copy.deepcopy(imitator)
-            found[f"round {number}, β = {beta}"] = train(policy, reward, problems, beta, seed)
+            arm = f"round {number}, β = {beta}"
+            found[arm] = train(policy, reward, problems, {"beta": beta}, seed)
             if number == "1" and beta == SETTINGS["again"]:
                 source = policy
+        if number == "1":
+            policy = copy.deepcopy(imitator)
+            found["round 1, KL held"] = train(policy, reward, problems, SETTINGS["held"], seed)
         for arm, curves in found.items():
             for measure, values in curves.items():
                 measures.setdefault(measure, {})[arm] = values
@@ -115,8 +121,8 @@ def preferences(comparisons: Sequence[Comparison]) -> list[Preference]:
 def learned_reward(
     task: Replies, imitator: Policy, shown: Sequence[Comparison], generator: torch.Generator
 ) -> LearnedReward:
-    """A reward model trained on the comparisons, with mean 0 on the imitator's replies."""
-    model = ScalarModel(imitator, init="reward", generator=generator)
+    """The judge after learning from the comparisons, with mean 0 on the imitator's replies."""
+    model = load_scalar_model(SETTINGS["judge"], device="cpu")
     settings = SETTINGS["reward_model"] | {"betas": tuple(SETTINGS["reward_model"]["betas"])}
     config = RewardModelConfig(seed=int(generator.initial_seed()), **settings)
     for _ in train_reward_model(model, preferences(shown), config):
@@ -133,7 +139,11 @@ def learned_reward(
 
 
 def train(
-    policy: Policy, reward: LearnedReward, problems: Sequence[Problem], beta: float, seed: int
+    policy: Policy,
+    reward: LearnedReward,
+    problems: Sequence[Problem],
+    price: dict[str, float],
+    seed: int,
 ) -> dict[str, list[float]]:
     """PPO on the learned reward; learned and gold score and KL on the held-out requests."""
     imitator = copy.deepcopy(policy)
@@ -152,7 +162,7 @@ def train(
         curves["kl"].append(kl_to_reference(policy, imitator, responses).mean().item())
 
     test()
-    config = PPOConfig(seed=seed, beta=beta, **SETTINGS["ppo"])
+    config = PPOConfig(seed=seed, **price, **SETTINGS["ppo"])
     for report in ppo(policy, reward, config, ref=imitator):
         if report.update in SETTINGS["x"]:
             test()

@@ -1,10 +1,12 @@
 """Chapter 20's figures and the function behind its widget."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from rlbook.show.credit import (
     draw_trade_off,
+    plot_accuracy_over,
     plot_noise,
     plot_step_map,
     plot_values,
@@ -74,3 +76,17 @@ def test_the_sliders_draw():
     widget.children[1].value = 9
     assert widget.children[-1].value != before and "K = 9" in widget.children[-2].value
     plt.close("all")
+
+
+def test_accuracy_is_drawn_over_everything_that_is_spent():
+    accuracy = {"A": np.array([[0.2, 0.6], [0.4, 0.8]]), "B": np.array([[0.3, 0.3], [0.3, 0.5]])}
+    steps = {arm: np.array([[0.0, 10.0]] * 2) for arm in accuracy}
+    tokens = {"A": np.array([[0.0, 4.0], [0.0, 6.0]]), "B": np.array([[0.0, 1.0]] * 2)}
+    fig = plot_accuracy_over(accuracy, {"steps": steps, "tokens": tokens})
+    left, right = fig.axes
+    assert (left.get_xlabel(), right.get_xlabel()) == ("steps", "tokens")
+    lines = [bars.lines[0] for bars in right.containers]
+    assert lines[0].get_xdata().tolist() == [0.0, 5.0]
+    assert lines[0].get_ydata() == pytest.approx([0.3, 0.7])
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["A", "B"]
+    plt.close(fig)

@@ -104,20 +104,23 @@ def test_people_compare_two_different_replies_of_a_policy():
     assert all(c.chosen != c.rejected for c in found)
 
 
-def test_without_a_price_the_learned_score_rises_and_the_gold_score_falls():
-    """With a price gold stays where it was: with reward models as weak as these, no more."""
+def test_a_price_raises_the_gold_score_and_without_one_the_judge_is_fooled():
     run = record("over-optimisation")
     gold, kl, learned = (run.curves(name) for name in ("gold", "kl", "learned"))
     assert len(run.seeds) >= 5
-    for number in (1, 2):
-        free, priced = f"round {number}, β = 0.0", f"round {number}, β = 0.05"
-        assert paired_interval(learned[free][:, -1], learned[free][:, 0]).low > 0.3
-        assert paired_interval(gold[free][:, -1], gold[free][:, 0]).high < -0.5
-        assert paired_interval(gold[priced][:, -1], gold[free][:, -1]).low > 0.5
-        assert mean_interval(kl[priced][:, -1]).high < 5 < mean_interval(kl[free][:, -1]).low
+    free, priced = "round 1, β = 0.0", "round 1, β = 0.05"
+    for arm in (priced, "round 1, β = 0.2", "round 1, KL held", "round 2, β = 0.05"):
+        assert paired_interval(gold[arm][:, -1], gold[arm][:, 0]).low > 0.3
+        assert mean_interval(kl[arm][:, -1]).high < 5
+    # the judge sees no difference between the two, and the hidden score does
+    assert abs(paired_interval(learned[priced][:, -1], learned[free][:, -1]).mean) < 0.1
+    assert paired_interval(gold[priced][:, -1], gold[free][:, -1]).low > 0.2
+    assert mean_interval(kl[free][:, -1]).low > 4
+    held = kl["round 1, KL held"][:, -3:].mean(axis=1)
+    assert 3 < mean_interval(held).mean < 5  # its target is 3
     n = over_optimisation.SETTINGS["ns"]
     assert kl["best of n, round 1"][0].tolist() == pytest.approx(
         [math.log(k) - (k - 1) / k for k in n], abs=1e-5
     )
     chosen = gold["best of n, round 2"]
-    assert paired_interval(chosen[:, -1], chosen[:, 0]).low > 0.1
+    assert paired_interval(chosen[:, -1], chosen[:, 0]).low > 0.9
