@@ -1,6 +1,7 @@
 """The study of value estimates: its parts by hand, a small run, and what its record says."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,11 @@ from rlbook.lm.policy import load_policy
 from rlbook.lm.tasks.arithmetic import Arithmetic
 from rlbook.posttrain.experience import gather_experience
 from rlbook.posttrain.step_values import states_of, steps_of
+from rlbook.statistics import mean_interval, paired_interval
+from rlbook.studies import recorded
 from rlbook.studies import value_quality as study
+
+RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
 
 
 def seeded(seed=0):
@@ -137,3 +142,18 @@ def test_by_depth_is_a_mean_for_each_step(small):
     x, depth = torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([0, 1, 0, 2])
     assert study.by_depth(x, depth) == [2.0, 2.0, 5.0]
     assert list(itertools.chain(study.by_depth(x, torch.tensor([0, 1, 2, 2])))) == [1.0, 2.0, 4.0]
+
+
+def test_rollouts_rank_steps_and_the_critic_does_not():
+    run = recorded.load_run("value-quality", folder=RUNS)
+    agreement, error, bias = (run.curves(name) for name in ("agreement", "error", "bias"))
+    assert len(run.seeds) >= 5 and (run.curves("pairs")["ordered"] > 0).all()
+    critic = agreement["critic"].mean(axis=1)
+    assert mean_interval(critic).low < 0.5 < mean_interval(critic).high < 0.65
+    for K in (1, 3, 9):
+        assert paired_interval(agreement[f"MC, K = {K}"].mean(axis=1), critic).low > 0.3
+        chance = mean_interval(bias[f"MC, K = {K}"].mean(axis=1))
+        assert -0.03 < chance.low and chance.high < 0.03
+    assert paired_interval(error["critic"][:, 0], error["MC, K = 9"][:, 0]).low > 0.15
+    # where nearly all is solved, one number for all states is as good as the critic
+    assert error["mean"][:, -1].mean() < error["critic"][:, -1].mean() < 0.07
