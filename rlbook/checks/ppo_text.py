@@ -255,6 +255,12 @@ def _padding_pays(scores, logprobs, ref_logprobs, mask, beta):
     return paid
 
 
+def _last_price_lost(scores, logprobs, ref_logprobs, mask, beta):
+    paid = np.where(mask, _k1(logprobs, ref_logprobs, beta), 0.0)
+    paid[_last(mask)] = scores
+    return paid
+
+
 def _whole_bill_at_the_end(scores, logprobs, ref_logprobs, mask, beta):
     paid = np.zeros(mask.shape)
     bill = np.where(mask, _k1(logprobs, ref_logprobs, beta), 0.0).sum(axis=1)
@@ -295,6 +301,17 @@ def _not_discounted(rewards, values, mask, lam):
 
 def _one_step(rewards, values, mask, lam):
     return token_advantages(rewards, values, mask, 0.0)
+
+
+def _discounted_by_lam(rewards, values, mask, lam):
+    A, (B, T) = np.zeros(rewards.shape), rewards.shape
+    coming = after = np.zeros(B)
+    for t in reversed(range(T)):
+        delta = rewards[:, t] + lam * after - values[:, t]
+        coming = np.where(mask[:, t], delta + lam * coming, 0.0)
+        after = np.where(mask[:, t], values[:, t], 0.0)
+        A[:, t] = coming
+    return np.stack([A, np.where(mask, A + values, 0.0)])
 
 
 def _returns_to_go(A, values, rewards, mask):
@@ -399,6 +416,11 @@ EXERCISES: dict[str, Exercise] = {
                 "A nat costs beta units of reward.",
             ),
             WrongAnswer(
+                "the score in place of the last price",
+                _last_price_lost,
+                "The last token pays for its own log-ratio as well.",
+            ),
+            WrongAnswer(
                 "the whole price at the last token",
                 _whole_bill_at_the_end,
                 "The sum is right. But each token is to pay for its own log-ratio.",
@@ -448,6 +470,11 @@ EXERCISES: dict[str, Exercise] = {
                 "An advantage is a difference from the value. What should the value have been?",
             ),
             WrongAnswer(
+                "λ taken for γ",
+                _discounted_by_lam,
+                "The value that follows enters the error whole: γ is 1. λ weighs the later errors.",
+            ),
+            WrongAnswer(
                 "targets with λ = 1",
                 _advantages(past=_returns_to_go),
                 "These are the sums of what was earned. Take the same λ for both: A + V.",
@@ -472,6 +499,24 @@ EXERCISES: dict[str, Exercise] = {
                     mask, (advantages - advantages.mean()) / (advantages.std() + 1e-8), 0.0
                 ),
                 "The mean is that of all cells. Which of them hold a choice?",
+            ),
+            WrongAnswer(
+                "padding counted as zeros",
+                lambda advantages, mask: np.where(
+                    mask,
+                    (advantages - (advantages * mask).mean()) / ((advantages * mask).std() + 1e-8),
+                    0.0,
+                ),
+                "Zeros under the padding are numbers too: they move the mean and the spread.",
+            ),
+            WrongAnswer(
+                "divided by n - 1",
+                lambda advantages, mask: np.where(
+                    mask,
+                    (advantages - advantages[mask].mean()) / (advantages[mask].std(ddof=1) + 1e-8),
+                    0.0,
+                ),
+                "The spread here is the root of the mean square: divide by n.",
             ),
             WrongAnswer(
                 "each response by itself",

@@ -160,8 +160,8 @@ def adapt_kl_coefficient(
         horizon: over about how many responses β may change by a factor of e^±0.2.
         steps: responses since the last call (the batch size).
 
-    Raises ValueError for a coefficient, target or horizon that is not above 0, and for a KL that
-    is not a finite number.
+    Raises ValueError for a coefficient, target or horizon that is not above 0, for a KL that is not
+    a finite number, and for a horizon of 0.2 · steps or less: β could reach 0, or change its sign.
 
     Book: 16_kl, 17_ppo_gpt2.
     Source: Ziegler et al. (2019), section 2.2; its K_β is steps / horizon.
@@ -169,6 +169,11 @@ def adapt_kl_coefficient(
     check_positive(coefficient=coefficient, target=target, horizon=horizon)
     if not abs(measured_kl) < float("inf"):
         raise ValueError(f"measured_kl={measured_kl} is not a finite number")
+    if not ERROR_LIMIT * steps < horizon:
+        raise ValueError(
+            f"horizon={horizon} is too short for {steps} responses at once: beta could fall to 0 "
+            f"or below; take more than {ERROR_LIMIT * steps:g}"
+        )
     error = min(max(measured_kl / target - 1.0, -ERROR_LIMIT), ERROR_LIMIT)
     return coefficient * (1.0 + error * steps / horizon)
 

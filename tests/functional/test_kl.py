@@ -213,5 +213,10 @@ def test_errors_of_the_controller():
         adapt_kl_coefficient(0.0, 1.0, **settings)
     with pytest.raises(ValueError, match=r"target=-1\.0 must be above 0"):
         adapt_kl_coefficient(0.1, 1.0, **{**settings, "target": -1.0})
+    with pytest.raises(ValueError, match=r"horizon=0\.0 must be above 0"):
+        adapt_kl_coefficient(0.1, 1.0, **{**settings, "horizon": 0.0})
+    with pytest.raises(ValueError, match=r"horizon=100\.0 is too short for 500 responses"):
+        adapt_kl_coefficient(0.1, 6.0, **{**settings, "steps": 500})
+    assert adapt_kl_coefficient(0.1, 0.0, **{**settings, "steps": 499}) > 0
     with pytest.raises(ValueError, match="measured_kl=nan is not a finite number"):
         adapt_kl_coefficient(0.1, NAN, **settings)

@@ -210,6 +210,7 @@ def test_going_on_is_bit_for_bit_the_same(policy, task, tmp_path):
         ({"kl_in": "both"}, 'must be "reward" or "loss"'),
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"beta": -0.1}, "beta=-0.1 must not be negative"),
+        ({"beta": float("nan")}, "beta=nan must not be negative"),
         ({"beta": 0.1}, "needs a reference"),
         ({"target_kl": 1.0}, "an adaptive beta must begin above 0"),
     ],
@@ -362,6 +363,18 @@ def test_recomputed_blocks_give_the_same_gradient_and_leave_no_trace(exact_polic
     assert not any(flags) and not any(model.training for model in models)
 
 
+def test_a_run_recomputes_where_it_is_told_to(policy, task):
+    """Then a block goes forward a second time, in the backward pass."""
+    calls = {}
+    for on in (False, True):
+        learner, seen = copy.deepcopy(policy), []
+        inside = learner.model.transformer.h[0].mlp
+        inside.register_forward_pre_hook(lambda *_, seen=seen: seen.append(torch.is_grad_enabled()))
+        next(ppo(learner, task, replace(CONFIG, updates=1, recompute=on)))
+        calls[on] = sum(seen)
+    assert calls[True] == 2 * calls[False] > 0
+
+
 def test_a_table_has_no_blocks_to_recompute():
     table = TabularLM([(0,)], vocab_size=3, max_new_tokens=2)
     with pytest.raises(ValueError, match="TabularLM has no blocks"), recomputed_blocks(table):
@@ -395,3 +408,151 @@ def test_the_kl_of_all_responses_averages_to_that_of_the_policies():
     expected = (sequence_logprobs(first).exp() * found.double()).sum()
     assert exact > 0.05
     torch.testing.assert_close(expected, exact, rtol=0, atol=1e-6)
+
+
+# --- whole updates against slow ones --------------------------------------------------------------
+
+
+def each_response(policy, batch):
+    """Prompt and response of each row as lists of ids, without padding."""
+    responses = batch.responses
+    for i, length in enumerate(responses.lengths.tolist()):
+        prompt = responses.prompt_ids[i][responses.prompt_mask[i]].tolist()
+        yield prompt, responses.response_ids[i, :length].tolist()
+
+
+def seen_alone(policy, value_model, prompt, answer, temperature):
+    """Log-probabilities, entropies and values of one response's tokens, in a batch of its own."""
+    text, first = torch.tensor([prompt + answer]), len(prompt) - 1
+    logprobs = (policy.model(text).logits[0, first:-1] / temperature).log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    hidden = value_model.model.transformer(text).last_hidden_state[0, first:-1]
+    chosen = logprobs[torch.arange(len(answer)), torch.tensor(answer)]
+    return chosen, entropy, value_model.head(hidden)[:, 0]
+
+
+def slow_update(policy, value_model, ref, task, optimiser, generator, config, beta):
+    """One update, response by response, with nothing of the package but sampling and shuffling."""
+    batch = gather_experience(
+        policy, task, prompts=config.train_batch_size, temperature=config.temperature,
+        rollouts_per_prompt=config.rollouts_per_prompt, generator=generator,
+    )  # fmt: skip
+    rows = list(each_response(policy, batch))
+    fixed, kls = [], []
+    for (prompt, answer), R in zip(rows, batch.rewards.tolist(), strict=True):
+        with torch.no_grad():
+            old, _, V = seen_alone(policy, value_model, prompt, answer, config.temperature)
+            to_ref = seen_alone(ref, value_model, prompt, answer, config.temperature)[0]
+        r = -(beta if config.kl_in == "reward" else 0.0) * (old - to_ref)
+        r[-1] += R
+        delta = r + torch.cat([V[1:], torch.zeros(1)]) - V
+        A = [sum(config.lam ** (k - t) * delta[k] for k in range(t, len(r))) for t in range(len(r))]
+        fixed.append([old, to_ref, V, torch.stack(A), torch.stack(A) + V])
+        kls.append((old - to_ref).sum())
+    A = torch.cat([row[3] for row in fixed])
+    V, G = (torch.cat([row[i] for row in fixed]) for i in (2, 4))
+    metrics = {
+        "reward": batch.rewards.mean(), "length": len(A) / len(rows), "beta": beta,
+        "kl_ref": torch.stack(kls).mean(), "truncated": batch.responses.truncated.float().mean(),
+        "explained_variance": 1 - (G - V).var() / G.var(),
+    }  # fmt: skip
+    if config.normalise:
+        for row in fixed:
+            row[3] = (row[3] - A.mean()) / (A.var(correction=0) + 1e-8).sqrt()
+    steps = []
+    for _ in range(config.epochs):
+        for chosen in mini_batches(
+            config.train_batch_size, config.rollouts_per_prompt, config.mini_batch_size,
+            generator=generator,
+        ):  # fmt: skip
+            steps.append(
+                slow_step(policy, value_model, optimiser, rows, fixed, chosen, config, beta)
+            )
+    found = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+    return metrics | found, len(A)
+
+
+def slow_step(policy, value_model, optimiser, rows, fixed, chosen, config, beta):
+    """One step on the mean over the tokens of some responses, and what was so before it."""
+    names = ("loss", "value_loss", "kl_old", "ratio", "clip_fraction", "entropy")
+    tokens = {name: [] for name in names}
+    above = config.clip if config.clip_high is None else config.clip_high
+    for i in chosen.tolist():
+        old, to_ref, V, A, G = fixed[i]
+        now, entropy, v = seen_alone(policy, value_model, *rows[i], config.temperature)
+        ratio = (now - old).exp()
+        loss = -torch.minimum(ratio * A, ratio.clamp(1 - config.clip, 1 + above) * A)
+        if config.kl_in == "loss":
+            loss = loss + beta * ((to_ref - now).exp() - 1 - (to_ref - now))
+        value_loss = (v - G) ** 2 / 2
+        if config.value_clip is not None:
+            held = V + (v - V).clamp(-config.value_clip, config.value_clip)
+            value_loss = torch.maximum(value_loss, (held - G) ** 2 / 2)
+        outside = ((A > 0) & (ratio > 1 + above)) | ((A < 0) & (ratio < 1 - config.clip))
+        for name, x in zip(
+            names,
+            (loss + config.value_coefficient * value_loss, value_loss, ratio - 1 - (now - old),
+             ratio, outside.double(), entropy), strict=True,
+        ):  # fmt: skip
+            tokens[name].append(x)
+    means = {name: torch.cat(parts).mean() for name, parts in tokens.items()}
+    optimiser.zero_grad()
+    means.pop("loss").backward()
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    norm = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm()
+    if config.max_grad_norm is not None and norm > config.max_grad_norm:
+        for p in parameters:
+            if p.grad is not None:
+                p.grad *= config.max_grad_norm / (norm + 1e-6)  # as torch does
+    optimiser.step()
+    return {name: x.detach() for name, x in means.items()} | {"grad_norm": norm}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"kl_in": "loss", "value_clip": 0.02, "value_coefficient": 0.3, "clip_high": 0.01,
+         "clip": 0.02, "normalise": False, "temperature": 1.3},
+        {"target_kl": 0.5, "kl_horizon": 20.0, "max_grad_norm": 0.1, "clip": 0.01, "updates": 3},
+        {"target_kl": 90.0, "kl_horizon": 20.0, "kl_in": "loss", "micro_tokens": 24},
+    ],
+    ids=["plain", "every option", "beta rises", "beta falls"],
+)  # fmt: skip
+def test_updates_are_those_of_a_slow_loop(changes):
+    """Two or three updates, unequal lengths: every weight and every metric, in float64."""
+    config = replace(
+        PPOConfig(updates=2, train_batch_size=4, rollouts_per_prompt=2, mini_batch_size=3,
+                  learning_rate=3e-3, value_learning_rate=1e-2, beta=0.1, lam=0.9, seed=11),
+        **changes,
+    )  # fmt: skip
+    task = Task.from_functions(["1", "12+3=", "4*5", "777-6"], sevens, max_new_tokens=9)
+    ref = small_policy(seed=9, dtype=torch.float64)
+    ours, theirs = (small_policy(seed=1, dtype=torch.float64) for _ in range(2))
+    critics = [fitted_values(p) for p in (ours, theirs)]
+    reports = list(ppo(ours, task, config, ref=ref, value_model=critics[0]))
+
+    optimiser = torch.optim.AdamW(
+        [{"params": list(theirs.model.parameters()), "lr": config.learning_rate},
+         {"params": list(critics[1].parameters()), "lr": config.value_learning_rate}],
+        weight_decay=0.0,
+    )  # fmt: skip
+    generator, beta, samples = torch.Generator().manual_seed(config.seed), config.beta, 0
+    for report in reports:
+        expected, tokens = slow_update(
+            theirs, critics[1], ref, task, optimiser, generator, config, beta
+        )
+        samples += tokens
+        assert report.samples == samples
+        # 1e-6: rewards are float32.
+        assert report.metrics == pytest.approx(
+            {name: float(x) for name, x in expected.items()}, rel=0, abs=1e-6
+        )
+        if config.target_kl is not None:  # Ziegler et al. (2019), 8 responses an update
+            error = float(expected["kl_ref"]) / config.target_kl - 1
+            beta *= 1 + min(max(error, -0.2), 0.2) * 8 / config.kl_horizon
+    assert reports[1]["clip_fraction"] > 0 or config.clip == 0.2
+    assert (reports[1]["beta"] != config.beta) == (config.target_kl is not None)
+    for mine, slow in ((ours.model, theirs.model), (critics[0], critics[1])):
+        for (name, a), b in zip(mine.named_parameters(), slow.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
