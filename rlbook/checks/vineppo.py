@@ -189,13 +189,13 @@ def _states(prompts, steps, *, key=lambda prompt, before: (prompt, before), extr
     )
 
 
-def _cost(steps, samples, length, rollouts, *, root=None, full=False, own=True):
+def _cost(steps, samples, length, rollouts, *, root=None, full=False, own=True, apart=True):
     """generated_tokens with one thing changed."""
     root = 1 if root is None else root(samples)
     total = 0
     for S in steps.tolist():
         later = sum((S if full else S - i) for i in range(1, S)) * length
-        total += rollouts * (root * S * length + samples * later)
+        total += rollouts * (root * S * length + (samples if apart else 1) * later)
         total += samples * S * length if own else 0
     return total
 
@@ -224,6 +224,8 @@ def _learn(logits, draws, rolls, place, rate, *, how="right", start=False, own=F
                 A[-1] += reward
             elif how == "shifted":
                 A = np.append(0.0, A[:-1])
+            elif how == "whole":
+                A = reward - V
             elif how == "no reward":
                 A[-1] = -V[-1]
             if total:
@@ -374,6 +376,11 @@ EXERCISES = {
                 "All samples of a prompt begin with the same state: it is rolled out once.",
             ),
             WrongAnswer(
+                "every state valued once for all samples",
+                lambda **case: _cost(**case, apart=False),
+                "Only the prompt is shared. What follows differs from sample to sample.",
+            ),
+            WrongAnswer(
                 "rollouts of full length",
                 lambda **case: _cost(**case, full=True),
                 "A rollout writes only what is left: steps - i of them.",
@@ -426,6 +433,12 @@ EXERCISES = {
                 "credit given to the step after",
                 lambda **case: _learn(**case, how="shifted"),
                 "The sums are right, but step i is praised for what step i - 1 did.",
+            ),
+            WrongAnswer(
+                "the whole reward less each state's value",
+                lambda **case: _learn(**case, how="whole"),
+                "That is λ = 1: the mean is right, but the wording shares in every reward. What a "
+                "step did is the difference of two values.",
             ),
             WrongAnswer(
                 "every step paid with the sum",

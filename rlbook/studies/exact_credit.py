@@ -39,14 +39,13 @@ class GradientNoise:
     Attributes:
         expected: E[g], one row per row of parameters.
         variance: E|g - E[g]|². tokens: generated per group, on average.
-        cosine, scale, bias: against ∇J; ``bias`` is the share of E[g] that the best multiple of
-            ∇J, ``scale`` · ∇J, leaves over.
+        scale, bias: against ∇J; ``bias`` is the share of E[g] that the best multiple of ∇J,
+            ``scale`` · ∇J, leaves over.
     """
 
     expected: Float[Tensor, "D V"]
     variance: float
     tokens: float
-    cosine: float
     scale: float
     bias: float
 
@@ -123,13 +122,12 @@ class Enumerated:
         square = (alone / group + (1 - 1 / group) * joint) / self.N
         tokens = group * float((self.chance * self.mask.sum(dim=1)).sum()) / self.N
         dot = float((expected * self.gradient).sum())
-        size, other = float(expected.norm()), float(self.gradient.norm())
-        scale = dot / other**2
+        size = float(expected.norm())
+        scale = dot / float(self.gradient.square().sum())
         return GradientNoise(
             expected=expected,
             variance=max(square - size**2, 0.0),
             tokens=tokens + extra_tokens,
-            cosine=dot / (size * other),
             scale=scale,
             bias=float((expected - scale * self.gradient).norm()) / size,
         )

@@ -39,7 +39,9 @@ def test_values_are_stairs_over_the_tokens():
     fig = plot_values(TOKENS, {"V": [0.5] * 12, "W": [0.25] * 12}, starts=[0, 6], wrong=0)
     ax = fig.axes[0]
     assert [line.get_drawstyle() for line in ax.lines[:2]] == ["steps-mid"] * 2
-    assert len(ax.patches) == 1 and ax.get_ylim()[1] > 1
+    assert [line.get_ydata()[0] for line in ax.lines[:2]] == [0.5, 0.25]
+    (shade,) = ax.patches
+    assert (shade.get_x(), shade.get_width()) == (-0.5, 6) and ax.get_ylim()[1] > 1
     plt.close(fig)
 
 
@@ -67,6 +69,11 @@ def test_the_picture_follows_the_controls():
     assert "least noise: VinePPO, K = 32; for equal cost: PPO, λ = 1" in words
     _, words = draw_trade_off(K=32, T=6, price=0.0, kind="one step decides", error=0.5)
     assert "for equal cost: RLOO" in words
+    other = {"kind": "every step counts", "error": 0.11}
+    fig, words = draw_trade_off(K=32, T=6, price=8.0, **other)
+    rloo = with_group(world(6, other["kind"]), "RLOO", group=8)
+    assert fig.axes[0].lines[1].get_ydata()[5] == pytest.approx(rloo.deviation)
+    assert fig.axes[1].lines[1].get_ydata()[5] == pytest.approx(rloo.deviation * 3)  # 1 + 8
     plt.close("all")
 
 

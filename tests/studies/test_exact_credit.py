@@ -197,16 +197,41 @@ def test_more_rollouts_less_noise_and_one_mean(kind):
     assert many.deviation == pytest.approx(found["VinePPO, K = ∞"].deviation, rel=1e-6)
 
 
+def test_the_factor_and_what_it_leaves_over_by_hand():
+    """Three equal parts (1, 1, 1) of the gradient; the own reward in the prompt's value, K = 1,
+    halves the first: 5/6 of it, and (-1/3, 1/6, 1/6) is left over of (1/2, 1, 1)."""
+    w = world(3, "every step counts")
+    values = w.along(w.V)
+    values[:, 0] = (values[:, 0] + w.rewards) / 2
+    found = w.noise(step_advantages(values, w.rewards, w.mask), group=1)
+    assert found.scale == pytest.approx(5 / 6)
+    assert found.bias == pytest.approx((1 / 6) ** 0.5 / 1.5)
+
+
+def test_a_factor_alone_changes_nothing_but_the_factor():
+    """Dr. GRPO is RLOO times (G - 1)/G, in each group."""
+    w = world(3)
+    rloo, dr = (with_group(w, name, group=4) for name in ("RLOO", "Dr. GRPO"))
+    assert (rloo.scale, dr.scale) == pytest.approx((1, 3 / 4))
+    assert dr.variance == pytest.approx(rloo.variance * 9 / 16)
+    assert dr.deviation == pytest.approx(rloo.deviation) == pytest.approx(rloo.variance**0.5)
+
+
 def test_the_worlds():
     w = world(3)
     assert w.V[w.place == 0].tolist() == pytest.approx([0.1, 0.6])
     assert sorted(set(w.V[w.place == 2].tolist())) == [0.0, 1.0]  # decided
+    w = world(4)  # of four steps the second is the middle one
+    assert sorted(set(w.V[w.place == 1].tolist())) == pytest.approx([0.1, 0.6])
+    assert sorted(set(w.V[w.place == 2].tolist())) == [0.0, 1.0]
     w = world(3, "every step counts")
     assert w.V[w.place == 0].tolist() == pytest.approx([0.1, 0.6])
     off = critic_of(w, 0.2) - w.V
     assert off[w.place == 0].abs().max() == 0 and off[w.place > 0].abs().tolist() == pytest.approx(
         [0.2] * 12
     )
+    after = [prefix[-1] == 1 for prefix in w.model.space.prefixes if prefix] * 2
+    assert (off[w.place > 0] > 0).tolist() == after  # + after a 1
     with pytest.raises(ValueError, match="kind='none' is not one of"):
         world(3, "none")
     with pytest.raises(ValueError, match="'PPO' is not one of RLOO"):
