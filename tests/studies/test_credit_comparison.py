@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rlbook.lm.tasks.arithmetic import Arithmetic
+from rlbook.statistics import mean_interval, paired_interval
 from rlbook.studies import credit_comparison as study
-from rlbook.studies import credit_horizons
+from rlbook.studies import credit_horizons, recorded
 
 RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
 ARMS = list(study.SETTINGS["rates"])
@@ -58,3 +59,31 @@ def test_horizons_are_the_same_arms_on_other_settings(small, monkeypatch):
     assert list(found["accuracy"]) == arms
     expected = study.learn("GRPO", "arithmetic-sft", Arithmetic.horizon(3), 1e-3, 0)
     assert found["accuracy"]["3 steps, GRPO"] == expected["accuracy"]
+
+
+def test_per_step_the_methods_are_alike_and_rollouts_cost():
+    run = recorded.load_run("credit-comparison", folder=RUNS)
+    accuracy, tokens = run.curves("accuracy"), run.curves("tokens")
+    assert len(run.seeds) >= 5
+    for arm in ("PPO, λ = 1", "GRPO", "RLOO", "VinePPO, K = 1", "VinePPO, K = 3", "VinePPO, K = 9"):
+        assert mean_interval(accuracy[arm][:, -1]).low > 0.9
+    for K in (3, 9):
+        for rival in ("PPO, λ = 1", "GRPO"):
+            ours, theirs = (accuracy[a].mean(axis=1) for a in (f"VinePPO, K = {K}", rival))
+            d = paired_interval(ours, theirs)
+            assert d.low < 0 < d.high
+    for arm in ("ReST-EM", "DPO+"):
+        d = paired_interval(accuracy[arm][:, -1], accuracy["GRPO"][:, -1])
+        assert d.high < 0
+    assert (tokens["VinePPO, K = 9"][:, -1] > 5 * tokens["GRPO"][:, -1]).all()
+
+
+def test_no_horizon_tells_the_methods_apart():
+    run = recorded.load_run("credit-horizons", folder=RUNS)
+    accuracy = run.curves("accuracy")
+    assert len(run.seeds) >= 5 and len(accuracy) == 12
+    for setting in ("3 steps", "5 steps", "16 steps", "grid paths"):
+        ours = accuracy[f"{setting}, VinePPO, K = 3"].mean(axis=1)
+        for rival in ("PPO, λ = 1", "GRPO"):
+            d = paired_interval(ours, accuracy[f"{setting}, {rival}"].mean(axis=1))
+            assert d.low < 0 < d.high
