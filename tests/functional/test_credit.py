@@ -82,3 +82,5 @@ def test_errors_name_the_row():
     with pytest.raises(ValueError, match=r"token 1 of response 0 belongs to step 3"):
         index = torch.tensor([[0, 3]])
         token_advantages(values[:1], index, torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"token 0 of response 0 belongs to step -1"):
+        token_advantages(values[:1], index - 1, torch.tensor([[True, False]]))

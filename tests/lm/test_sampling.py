@@ -469,13 +469,26 @@ def test_each_prompt_may_have_its_own_limit(architecture):
     assert 0 < cut < len(own)
 
 
-def test_a_row_at_the_end_of_the_context_may_stop_before_the_others():
+@pytest.mark.parametrize("others", [1, 9])  # with nine the ended row is still read for a while
+def test_a_row_at_the_end_of_the_context_may_stop_before_the_others(others):
     policy = policy_of()
     long = [1] * (policy.context - 2)
     found = sample_responses(
-        policy, [long, [1]], samples_per_prompt=3, max_new_tokens=[2, 30], generator=seeded()
+        policy, [long, *[[1]] * others], max_new_tokens=[2, *[30] * others], generator=seeded()
     )
-    assert found.lengths[:3].max() <= 2 < found.lengths[3:].max()
+    assert found.lengths[0] <= 2 < found.lengths[1:].max()
+
+
+def test_rows_at_their_limit_are_not_read_on(monkeypatch):
+    policy = policy_of()
+    read = []
+    original = decoding._GPT2Reader.read
+    monkeypatch.setattr(
+        decoding._GPT2Reader, "read",
+        lambda self, ids, positions: read.append(len(ids)) or original(self, ids, positions),
+    )  # fmt: skip
+    sample_responses(policy, [[1]] * 8, max_new_tokens=[1] * 7 + [4], generator=seeded())
+    assert max(read[1:]) == 1
 
 
 def test_limits_are_one_number_or_one_per_prompt():
@@ -484,3 +497,5 @@ def test_limits_are_one_number_or_one_per_prompt():
         sample_responses(policy, PROMPTS, max_new_tokens=[3, 4], generator=seeded())
     with pytest.raises(ValueError, match="max_new_tokens=0 must be at least 1"):
         sample_responses(policy, PROMPTS, max_new_tokens=[3, 0, 2], generator=seeded())
+    with pytest.raises(ValueError, match="prompt 1 has 60 tokens, and max_new_tokens=30 more"):
+        sample_responses(policy, [[1], [1] * 60], max_new_tokens=[1, 30], generator=seeded())

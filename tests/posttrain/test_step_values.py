@@ -67,6 +67,16 @@ def test_a_state_is_the_text_before_a_step(policy, task):
         assert exists[row].tolist() == [i < len(own) for i in range(exists.shape[1])]
 
 
+def test_a_state_begins_with_its_own_prompt_without_padding(policy):
+    task = Task.from_functions(["1", "2+3", "4-5*6"], share_of_small_digits, max_new_tokens=LIMIT)
+    batch = batch_of(policy, task, N=3, K=1)
+    states, _ = states_of(batch, steps_of(policy, task, batch))
+    assert [list(state.prompt) for state in states] == policy.encode(
+        [problem.prompt for problem in batch.problems]
+    )
+    assert len({len(state.prompt) for state in states}) == 3
+
+
 def test_steps_are_joined_evenly(policy, task):
     batch = batch_of(policy, task, N=6, K=6)
     whole = steps_of(policy, task, batch)
