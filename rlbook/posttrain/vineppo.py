@@ -49,8 +49,8 @@ class VinePPOConfig:
         max_valued_steps: most states of a response that are valued, the prompt included;
             neighbouring steps are joined, evenly. None: the state before every step.
         lam: λ of GAE over steps. 0: differences of neighbouring values, as published; 1: the
-            whole reward less the value of the state, lower bias where K is small and no less
-            noise than REINFORCE with a baseline.
+            whole reward less the value of the state, REINFORCE with a baseline. Rollout values
+            have no bias, so λ changes the noise alone.
         normalise: whiten the advantages over the tokens of the train batch.
         mini_batch_size: prompts per optimiser step. micro_tokens: most cells of one forward pass,
             padding included; None: a whole mini-batch. Memory alone depends on it.

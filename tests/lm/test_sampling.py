@@ -26,6 +26,17 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def rows_read(monkeypatch):
+    """How many rows each forward pass of the book's GPT-2 reads from now on."""
+    read = []
+    original = decoding._GPT2Reader.read
+    monkeypatch.setattr(
+        decoding._GPT2Reader, "read",
+        lambda self, ids, positions: read.append(len(ids)) or original(self, ids, positions),
+    )  # fmt: skip
+    return read
+
+
 def tokens(responses):
     return [row[mask].tolist() for row, mask in zip(*_ids(responses), strict=True)]
 
@@ -271,12 +282,7 @@ def test_the_samples_of_a_prompt_are_contiguous():
 
 def test_a_prompt_given_twice_is_read_once(monkeypatch):
     policy = policy_of()
-    read = []
-    original = decoding._GPT2Reader.read
-    monkeypatch.setattr(
-        decoding._GPT2Reader, "read",
-        lambda self, ids, positions: read.append(len(ids)) or original(self, ids, positions),
-    )  # fmt: skip
+    read = rows_read(monkeypatch)
     ours = sample_responses(
         policy, ["3+", "7", "3+"], samples_per_prompt=2, max_new_tokens=2, generator=seeded()
     )
@@ -481,12 +487,7 @@ def test_a_row_at_the_end_of_the_context_may_stop_before_the_others(others):
 
 def test_rows_at_their_limit_are_not_read_on(monkeypatch):
     policy = policy_of()
-    read = []
-    original = decoding._GPT2Reader.read
-    monkeypatch.setattr(
-        decoding._GPT2Reader, "read",
-        lambda self, ids, positions: read.append(len(ids)) or original(self, ids, positions),
-    )  # fmt: skip
+    read = rows_read(monkeypatch)
     sample_responses(policy, [[1]] * 8, max_new_tokens=[1] * 7 + [4], generator=seeded())
     assert max(read[1:]) == 1
 
