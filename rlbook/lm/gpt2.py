@@ -70,7 +70,10 @@ class Cache:
     def __init__(self, model: GPT2LMHeadModel, B: int, slots: int) -> None:
         config, weight = model.config, model.transformer.wte.weight
         shape = (B, config.n_head, slots, config.n_embd // config.n_head)
-        make = {"dtype": weight.dtype, "device": weight.device}
+        kind = weight.device.type  # under autocast keys and values come in 16 bits
+        reduced = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if reduced else weight.dtype
+        make = {"dtype": dtype, "device": weight.device}
         self.keys = [torch.empty(shape, **make) for _ in range(config.n_layer)]
         self.values = [torch.empty(shape, **make) for _ in range(config.n_layer)]
         self.length = 0

@@ -34,7 +34,7 @@ def load_folder(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     base = None  # an adapter names the model that it belongs to, which may be on the hub
     if adapter.is_file():
         base = json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path")
-    local_only = base is None or Path(base).is_dir() or not _hub_answers()
+    local_only = base is None or Path(base).is_dir() or not hub_answers()
     try:
         return _load(str(folder), local_only)
     except (OSError, ValueError, ImportError) as problem:
@@ -43,7 +43,7 @@ def load_folder(folder: Path) -> tuple[nn.Module, PreTrainedTokenizerBase]:
 
 
 def load_from_hub(name: str) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    online = _hub_answers()
+    online = hub_answers()
     try:
         return _load(name, local_only=not online)
     except (OSError, ValueError, ImportError) as problem:
@@ -78,7 +78,7 @@ def _load(source: str, local_only: bool) -> tuple[nn.Module, PreTrainedTokenizer
     return model, tokenizer
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub can be asked. Asking it in vain costs a minute of its client's retries."""
     if hub.is_offline_mode():
         return False

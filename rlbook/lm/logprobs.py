@@ -202,7 +202,9 @@ def _piece(
     with_entropy: bool,
 ) -> Float[Tensor, "n M"]:
     """A gather and a logsumexp: log π of the targets; and the entropy as a second row."""
-    logits = _at_least_float32(head(states)) / temperature
+    logits = _at_least_float32(head(states))
+    if temperature != 1:
+        logits = logits / temperature
     total = logits.logsumexp(dim=-1)
     logprobs = logits.gather(1, targets[:, None])[:, 0] - total
     if not with_entropy:

@@ -42,7 +42,7 @@ def folder(tmp_path):
 @pytest.fixture
 def offline(monkeypatch):
     """The hub does not answer, and nobody waits for it."""
-    monkeypatch.setattr(loading, "_hub_answers", lambda: False)
+    monkeypatch.setattr(loading, "hub_answers", lambda: False)
 
 
 def logits(model):
@@ -319,7 +319,7 @@ def test_asking_the_hub(monkeypatch):
             raise problem
 
         monkeypatch.setattr(loading.urllib.request, "urlopen", urlopen)
-        return loading._hub_answers()
+        return loading.hub_answers()
 
     refusal = urllib.error.HTTPError("", 403, "no", {}, None)
     assert answer(refusal)
@@ -327,7 +327,7 @@ def test_asking_the_hub(monkeypatch):
     assert not answer(urllib.error.URLError("no name"))
     assert not answer(TimeoutError())
     monkeypatch.setattr(loading.hub, "is_offline_mode", lambda: True)
-    assert not loading._hub_answers()
+    assert not loading.hub_answers()
 
 
 def test_a_context_without_a_limit():
