@@ -160,7 +160,9 @@ def run(
 
 @app.command()
 def study(
-    name: Annotated[str | None, typer.Argument(help="The study; a list without it.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="The studies; a list of them all without it.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Run seeds 0 to N - 1.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per CPU.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run all seeds anew.")] = False,
@@ -169,37 +171,44 @@ def study(
         typer.Option(help="The folder of recorded runs (data/runs without it) and models/."),
     ] = None,
 ) -> None:
-    """Run an experiment over several seeds and record it; the same command goes on after a stop."""
+    """Run experiments over several seeds and record them; the same command goes on after a stop."""
     from rlbook import paths
-    from rlbook.studies.catalogue import StudyError, find_study
+    from rlbook.studies.catalogue import find_study
     from rlbook.studies.recorded import runs_folder
-    from rlbook.studies.runner import run_study
 
     with plain_errors():
         folder = output or runs_folder()
-        if name is None:
+        if not names:
             _print_studies(folder)
             return
-        chosen = find_study(name)
+        chosen = [find_study(name) for name in names]
         models = output / "models" if output else paths.data_folder() / "models"
     preset = os.environ.get("RLBOOK_PRESET", "cpu")
-    if chosen.models and preset != "cpu" and output is None:
+    if any(found.models for found in chosen) and preset != "cpu" and output is None:
         fail(
             f"RLBOOK_PRESET={preset} would train other models than those in {models}: choose a "
             "folder for them with --output",
             USAGE,
         )
-    options = {"seeds": seeds, "workers": workers, "fresh": fresh}
+    for found in chosen:
+        _record(found, folder, models, seeds=seeds, workers=workers, fresh=fresh)
+
+
+def _record(study, folder: Path, models: Path, **options) -> None:
+    """Run one study and say where its results are."""
+    from rlbook.studies.catalogue import StudyError
+    from rlbook.studies.runner import run_study
+
     try:
-        run = run_study(chosen, folder=folder, models=models, **options)
+        run = run_study(study, folder=folder, models=models, **options)
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted")
     except OSError as error:
         fail(f"{error.filename or folder}: {error.strerror}; choose a folder with --output")
     except (StudyError, ValueError) as error:
         fail(str(error))
-    print(f"{folder / chosen.name}.json: {run.caption} ({run.seconds:.0f} s in all)")
-    for model in chosen.models:
+    print(f"{folder / study.name}.json: {run.caption} ({run.seconds:.0f} s in all)")
+    for model in study.models:
         print(models / model)
 
 

@@ -267,6 +267,31 @@ def test_study_runs_records_and_lists(rlbook: Run, tiny_study: object, tmp_path:
     assert (tmp_path / "log").read_text().count("\n") == 3
 
 
+def test_several_studies_run_one_after_another(
+    rlbook: Run, tiny_study: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from rlbook.studies import catalogue
+
+    def found(name: str) -> catalogue.Study:
+        if name == "unknown":
+            raise catalogue.StudyError("no study is called 'unknown'")
+        return catalogue.study_of(name)
+
+    monkeypatch.setattr(catalogue, "find_study", found)
+    options = ("--seeds", "1", "--workers", "1", "--output", str(tmp_path / "out"))
+    result = rlbook("study", "counted", "unknown", *options)
+    assert_one_line(result, 2, "no study is called 'unknown'")
+    assert not (tmp_path / "out").exists()  # nothing ran
+    result = rlbook("study", "trained", "counted", *options)
+    starts = [line.partition(":")[0] for line in result.out.splitlines()]
+    folder = tmp_path / "out"
+    assert starts == [
+        str(path)
+        for path in (folder / "trained.json", folder / "models/tiny-base", folder / "counted.json")
+    ]
+    assert (folder / "trained.json").is_file() and (folder / "counted.json").is_file()
+
+
 def test_study_names_the_seed_that_failed(
     rlbook: Run, tiny_study: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

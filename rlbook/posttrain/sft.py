@@ -21,6 +21,7 @@ from rlbook.lm.policy import Policy
 from rlbook.loop import (
     LoopState,
     accumulated_step,
+    bfloat16_forward,
     cosine_schedule,
     set_learning_rate,
     warmup_stable_decay,
@@ -50,6 +51,7 @@ class SFTConfig:
         warmup, decay: steps of its lines; decay belongs to the second alone.
         betas, weight_decay: of AdamW; biases and layer norms do not decay.
         max_grad_norm: longest gradient of all parameters together; None does not clip.
+        bf16: train in bfloat16, with weights in float32: for a GPU.
         seed: of the order of the examples.
     """
 
@@ -66,6 +68,7 @@ class SFTConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
+    bf16: bool = False
     seed: int = 0
 
 
@@ -107,9 +110,7 @@ def sft(
             micro_batches(batch, capacity=capacity, cells=config.micro_tokens, pad_id=policy.pad_id)
         )
         count = sum(example.learnt for example in batch)
-        losses = (
-            sft_loss(policy.model, piece.to(policy.device), denominator=count) for piece in rows
-        )
+        losses = (_loss(policy, piece, config, denominator=count) for piece in rows)
         loss, norm = accumulated_step(optimiser, losses, max_grad_norm=config.max_grad_norm)
         tokens = sum(len(example.ids) for example in batch)
         state.step, state.samples = state.step + 1, state.samples + tokens
@@ -128,6 +129,11 @@ def sft_loss(model: nn.Module, rows: Rows, *, denominator: int | None = None) ->
     """
     logprobs = token_logprobs(model, rows.ids, rows.mask, rows.position_ids, rows.learnt)
     return aggregate(-logprobs, rows.learnt, "token-mean", denominator=denominator)
+
+
+def _loss(policy: Policy, rows: Rows, config: SFTConfig, *, denominator: int) -> Float[Tensor, ""]:
+    with bfloat16_forward(policy.device, on=config.bf16):
+        return sft_loss(policy.model, rows.to(policy.device), denominator=denominator)
 
 
 def adamw(model: nn.Module, config: SFTConfig) -> torch.optim.AdamW:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from rlbook import __version__
 from rlbook.lm.chat import set_chat_template
@@ -40,6 +40,15 @@ def new_policy(characters: str, size: Mapping[str, int], seed: int) -> Policy:
         characters: the alphabet. size: n_layer, n_embd, n_head and n_positions.
     """
     tokenizer = set_chat_template(character_tokenizer(characters, context=size["n_positions"]))
+    model = random_gpt2(tokenizer, size, seed)
+    accelerated = preset() != "cpu" and torch.cuda.is_available()
+    return Policy(model, tokenizer, "cuda" if accelerated else "cpu")
+
+
+def random_gpt2(
+    tokenizer: PreTrainedTokenizerBase, size: Mapping[str, int], seed: int
+) -> GPT2LMHeadModel:
+    """A GPT-2 without dropout and with random weights, for the tokens of a tokenizer."""
     config = GPT2Config(
         vocab_size=len(tokenizer),
         bos_token_id=None,
@@ -53,9 +62,7 @@ def new_policy(characters: str, size: Mapping[str, int], seed: int) -> Policy:
     )
     with torch.random.fork_rng():  # transformers draws initial weights from torch's own generator
         torch.manual_seed(seed)
-        model = GPT2LMHeadModel(config)
-    accelerated = preset() != "cpu" and torch.cuda.is_available()
-    return Policy(model, tokenizer, "cuda" if accelerated else "cpu")
+        return GPT2LMHeadModel(config)
 
 
 @dataclass(frozen=True)

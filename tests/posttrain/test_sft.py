@@ -260,3 +260,14 @@ def test_only_what_can_be_trained_is_trained(policy):
 def test_settings_that_mean_nothing_are_refused(policy, changes, message):
     with pytest.raises(ValueError, match=message):
         next(sft(policy, PAIRS, replace(CONFIG, **changes)))
+
+
+def test_bfloat16_rounds_and_keeps_the_weights_in_float32():
+    found = {}
+    for on in (False, True):
+        policy = small_policy("gpt2")
+        found[on] = list(sft(policy, PAIRS, replace(CONFIG, bf16=on)))
+        assert all(p.dtype == torch.float32 for p in policy.model.parameters())
+    for plain, rounded in zip(found[False], found[True], strict=True):
+        assert plain["loss"] != rounded["loss"]
+        assert plain["loss"] == pytest.approx(rounded["loss"], rel=0.03)  # 8 bits of mantissa
