@@ -1,6 +1,7 @@
 """The loop behind ``sample_responses``: prefill, expand, decode, compact.
 
-    prefill     every distinct prompt is read once, left-padded beside the others
+    prefill     every distinct prompt is read once, left-padded beside the others; the book's GPT-2
+                does not read for itself a prompt that another one begins with
     expand      what the model remembers of it (its cache) is handed to each of its K samples
     decode      one token per row and step: choose it, read it, get the next logits
     compact     rows that have ended are dropped, in portions
@@ -13,7 +14,7 @@ Letters: N distinct prompts, B rows, P prompt tokens, T response tokens, V vocab
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ def decode(
     *,
     limits: Int[Tensor, " B"],
     ends: Int[Tensor, " E"],
+    lengths: Int[Tensor, " B"] | None = None,
 ) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Tokens and their log-probabilities, row by row until one of ``ends`` or the row's limit.
 
@@ -57,20 +59,24 @@ def decode(
         prompt_of_row: which prompt each of the B rows continues.
         choose: picks a token per row from its logits.
         limits: the most tokens of each row; T is the largest.
+        lengths: the row continues only so many first tokens of its prompt; for the book's GPT-2
+            alone (``read_within``). Default: all of them.
 
     Book: 11_generation.
     """
     max_new_tokens = int(limits.max())
     with torch.no_grad():
         reader = _reader(model, prompt_mask, max_new_tokens)
-        if reader is not None:
+        if lengths is not None:
+            logits = reader.read_beginnings(prompt_ids, prompt_mask, prompt_of_row, lengths)
+        elif reader is not None:
             logits = reader.read(prompt_ids, position_ids(prompt_mask))  # prefill
         if reader is None or not reader.can_select():
             arguments = prompt_ids[prompt_of_row], prompt_mask[prompt_of_row], choose
             return _by_transformers(model, *arguments, max_new_tokens, ends)
-        positions = prompt_mask.sum(dim=1)[prompt_of_row]
+        positions = prompt_mask.sum(dim=1)[prompt_of_row] if lengths is None else lengths
         last = positions + limits - 1  # where a row's last token may stand
-        if len(prompt_of_row) > len(prompt_ids):  # expand
+        if lengths is None and len(prompt_of_row) > len(prompt_ids):  # expand
             logits = logits[prompt_of_row]
             reader.select(prompt_of_row)
         record = _Record(max_new_tokens, len(prompt_of_row), logits)
@@ -95,6 +101,33 @@ def decode(
             logits = reader.read(tokens[:, None], positions[:, None])
             positions = torch.minimum(positions + 1, last)  # a row that has ended may be read on
     return record.ids.T, record.logprobs.T
+
+
+def read_within(model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The number of the prompt that each is read within: its own, that of an equal or longer one.
+
+    The book's GPT-2 reads only prompts that no other begins with: (a), (a, b) and (a, b, c) take
+    three tokens together. A beginning that is no prompt itself is not shared: (a, b) and (a, c)
+    take four. Other models share equal prompts only. Of equal ones the first is read.
+
+    Book: 20_vineppo.
+    """
+    nested = gpt2.is_plain_gpt2(model)
+    within, last = list(range(len(prompts))), None
+    # In the order of a dictionary, those that begin with a text come right after it.
+    for i in sorted(within, key=prompts.__getitem__, reverse=True):
+        if last is None or prompts[i] != prompts[last][: len(prompts[i]) if nested else None]:
+            last = i
+        within[i] = last
+    return within
+
+
+def prefilled_tokens(model: nn.Module, prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens ``sample_responses`` reads of these prompts before it draws the first.
+
+    Book: 20_vineppo.
+    """
+    return sum(len(prompts[i]) for i in set(read_within(model, prompts)))
 
 
 def ask_every(device: torch.device) -> int:
@@ -211,6 +244,32 @@ class _GPT2Reader(_Reader):
             cache=self.cache,
             keep=slice(-1, None),
         )[:, -1]
+
+    def read_beginnings(
+        self,
+        ids: Int[Tensor, "N P"],
+        mask: Bool[Tensor, "N P"],
+        text_of_row: Int[Tensor, " B"],
+        lengths: Int[Tensor, " B"],
+    ) -> Float[Tensor, "B V"]:
+        """Prefill and expand, where a row goes on from the first ``lengths`` tokens of its text.
+
+        Keys and values of these do not depend on what follows. So the row gets those of the whole
+        text, and a mask that hides the columns of the rest.
+        """
+        self.length = P = ids.shape[1]
+        h = gpt2.hidden_states(
+            self.model,
+            ids,
+            position_ids=position_ids(mask),
+            attention_mask=self.seen(),
+            cache=self.cache,
+        )
+        self.select(text_of_row)
+        last = P - 1 - mask.sum(dim=1)[text_of_row] + lengths
+        self.mask[:, :P] &= torch.arange(P, device=ids.device) <= last[:, None]
+        self.is_padded = True
+        return self.model.lm_head(h[text_of_row, last])
 
     def can_select(self) -> bool:
         return True

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlbook.lm.batch import Responses, pad_left
-from rlbook.lm.decoding import decode
+from rlbook.lm.decoding import decode, read_within
 from rlbook.lm.policy import Policy
 
 
@@ -78,18 +78,22 @@ def sample_responses(
         )
     ends = torch.tensor(ends, dtype=torch.long, device=policy.device)
     prompt_ids, prompt_mask = (x.to(policy.device) for x in pad_left(rows, policy.pad_id))
-    numbers: dict[tuple[int, ...], int] = {}  # each distinct prompt, and its row in the prefill
-    which = [numbers.setdefault(tuple(row), len(numbers)) for row in rows]
-    first = [which.index(n) for n in range(len(numbers))]
-    row_limits = torch.tensor(limits, device=policy.device).repeat_interleave(samples_per_prompt)
+    within = read_within(policy.model, rows)
+    texts = {n: i for i, n in enumerate(sorted(set(within)))}  # those that are read, numbered
+    nested = any(len(rows[n]) > len(row) for n, row in zip(within, rows, strict=True))
+    text_of_row, row_limits, lengths = (
+        torch.tensor(numbers, device=policy.device).repeat_interleave(samples_per_prompt)
+        for numbers in ([texts[n] for n in within], limits, [len(row) for row in rows])
+    )
     ids, logprobs = decode(
         policy.model,
-        prompt_ids[first],
-        prompt_mask[first],
-        torch.tensor(which, device=policy.device).repeat_interleave(samples_per_prompt),
+        prompt_ids[list(texts)],
+        prompt_mask[list(texts)],
+        text_of_row,
         choose,
         limits=row_limits,
         ends=ends,
+        lengths=lengths if nested else None,
     )
     prompt_ids, prompt_mask = (
         x.repeat_interleave(samples_per_prompt, dim=0) for x in (prompt_ids, prompt_mask)

@@ -3,8 +3,9 @@
     V̂(s) = 1/K Σ_k R(s, continuation k),    continuations drawn from the policy itself
 
 A state is a text up to the beginning of a step. Equal states, of whatever responses, are valued
-once: the samples of one prompt share all its beginnings. Within a state, what the model remembers
-of the text is computed once and handed to its K continuations (rlbook.lm.decoding).
+once: the samples of one prompt share all its beginnings. What the model remembers of a text is
+computed once and handed to its K continuations; and the states of one response, each of which
+begins with the one before it, are read in one pass over the longest (rlbook.lm.decoding).
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlbook.lm.decoding import prefilled_tokens
 from rlbook.lm.policy import Policy
 from rlbook.lm.sampling import sample_responses
 from rlbook.lm.tasks.steps import step_index
@@ -37,7 +39,7 @@ class RolloutValues:
     Attributes:
         values: V̂ of each state asked for.
         distinct: states that were rolled out. generated, prefilled: tokens drawn, and tokens of
-            prompts and beginnings read.
+            the states read; of states that begin with one another the longest alone.
     """
 
     values: Float[Tensor, " n"]
@@ -66,7 +68,8 @@ def rollout_values(
         states: repeated ones are rolled out once and share the estimate.
         rollouts: K.
         most_rows: continuations drawn at a time; more need more memory, and are faster up to a
-            point.
+            point. Longer states come first; a state that another one begins with is read once
+            more where the portion ends between the two.
 
     Raises:
         ValueError: K < 1; no states; a state that has used up the task's limit; what the sampler
@@ -88,9 +91,10 @@ def rollout_values(
     size = max(most_rows // rollouts, 1)
     for start in range(0, max(len(distinct), 1), size):
         part = distinct[start : start + size]
+        prompts = [state.prompt + state.written for state in part]
         responses = sample_responses(
             policy,
-            [state.prompt + state.written for state in part],
+            prompts,
             samples_per_prompt=rollouts,
             max_new_tokens=[left[state] for state in part],
             temperature=temperature,
@@ -98,7 +102,7 @@ def rollout_values(
             stop=task.stop_ids(policy),
         )
         generated += int(responses.response_mask.sum())
-        prefilled += sum(len(state.prompt) + len(state.written) for state in part)
+        prefilled += prefilled_tokens(policy.model, prompts)
         repeated = [state for state in part for _ in range(rollouts)]
         lengths = responses.lengths.tolist()
         texts = [

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rlbook.functional.credit import step_advantages, token_advantages
 from rlbook.functional.masked import masked_whiten
+from rlbook.lm.decoding import prefilled_tokens
 from rlbook.lm.policy import Policy
 from rlbook.lm.tasks.task import Task
 from rlbook.loop import LoopState, bfloat16_forward, mean_metrics
@@ -112,7 +113,8 @@ def vineppo(
 
     Metrics of an update. Before it: ``reward``, ``truncated``, ``length`` and ``kl_ref`` as in
     ``grpo``; ``value`` mean V̂ of the prompts; ``states`` distinct states valued, of the
-    ``steps`` in all; ``generated`` and ``prefilled`` tokens, rollouts included;
+    ``steps`` in all; tokens ``generated``, and ``prefilled``: those of prompts and states that are
+    read, not for themselves where a longer one begins with them; both include the rollouts;
     ``optimiser_steps``; seconds of the clock for ``seconds_sampling``, ``seconds_values`` and
     ``seconds_training``. Over its mini-batches: ``kl_old``, ``ratio``, ``clip_fraction``,
     ``entropy`` and ``grad_norm`` as in ``grpo``. ``samples`` counts generated tokens.
@@ -157,7 +159,7 @@ def vineppo(
             for rows in mini_batches(N, K, config.mini_batch_size, generator=generator)
         ]
         clock.append(time.perf_counter())
-        metrics = measure(batch, values, found) | {"kl_ref": kl.mean().item()}
+        metrics = measure(policy, batch, values, found) | {"kl_ref": kl.mean().item()}
         parts = ("seconds_sampling", "seconds_values", "seconds_training")
         spent = (after - before for before, after in itertools.pairwise(clock))
         metrics |= dict(zip(parts, spent, strict=True)) | {"optimiser_steps": float(len(steps))}
@@ -196,11 +198,12 @@ def vine_advantages(
 
 
 def measure(
-    batch: Experience, values: Float[Tensor, "B S"], found: RolloutValues
+    policy: Policy, batch: Experience, values: Float[Tensor, "B S"], found: RolloutValues
 ) -> dict[str, float]:
     """How the sampled responses are, and what was drawn to value them."""
     responses = batch.responses
-    prefilled = int(responses.prompt_mask[:: batch.K].sum()) + found.prefilled
+    rows = zip(responses.prompt_ids[:: batch.K], responses.prompt_mask[:: batch.K], strict=True)
+    prompts = [ids[mask].tolist() for ids, mask in rows]
     return {
         "reward": batch.rewards.mean().item(),
         "truncated": responses.truncated.float().mean().item(),
@@ -209,7 +212,7 @@ def measure(
         "states": float(found.distinct),
         "steps": float(values.isfinite().sum()),
         "generated": float(responses.response_mask.sum() + found.generated),
-        "prefilled": float(prefilled),
+        "prefilled": float(prefilled_tokens(policy.model, prompts) + found.prefilled),
     }
 
 

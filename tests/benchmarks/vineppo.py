@@ -12,11 +12,11 @@
                             prompts, 8 responses each) on chains of eight steps, K rollouts each
 
 Without sharing, every state of every response is rolled out, though others may equal it, and each
-of its K rollouts reads the whole text again; the engine is the same, and so is the number of
-rollouts that each state's value comes from. `sorted_speedup` is against the same work in the
-order and the portions of `rollout_values` (states of one length side by side), which leaves
-sharing as the only difference. Medians of alternating repeats; `tokens` has those generated and
-prefilled by each.
+of its K rollouts reads the whole text again, though the next state begins with it; the engine is
+the same, and so is the number of rollouts that each state's value comes from. `sorted_speedup` is
+against the same work in the order and the portions of `rollout_values` (states of one length side
+by side), which leaves sharing as the only difference. Medians of alternating repeats; `tokens` has
+those generated and prefilled by each.
 """
 
 import argparse

@@ -8,7 +8,7 @@ from scipy import stats
 from small_models import ARCHITECTURES, EOS, PAD, char_tokenizer, tiny_gpt2
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from rlbook.lm import decoding
+from rlbook.lm import decoding, gpt2, sampling
 from rlbook.lm.logprobs import response_logprobs
 from rlbook.lm.policy import Policy, load_policy
 from rlbook.lm.sampling import draw, restrict, sample_responses
@@ -37,6 +37,21 @@ def rows_read(monkeypatch):
     return read
 
 
+def tokens_prefilled(monkeypatch):
+    """The texts that the book's GPT-2 reads from now on into empty caches."""
+    read = []
+    original = gpt2.hidden_states
+
+    def noted(model, ids, *, attention_mask=None, cache=None, **options):
+        if cache is not None and cache.length == 0:
+            mask = torch.ones_like(ids) if attention_mask is None else attention_mask
+            read.extend(row[seen.bool()].tolist() for row, seen in zip(ids, mask, strict=True))
+        return original(model, ids, attention_mask=attention_mask, cache=cache, **options)
+
+    monkeypatch.setattr(gpt2, "hidden_states", noted)
+    return read
+
+
 def tokens(responses):
     return [row[mask].tolist() for row, mask in zip(*_ids(responses), strict=True)]
 
@@ -47,6 +62,10 @@ def _ids(responses):
 
 def same(a, b):
     return tokens(a) == tokens(b) and torch.equal(a.truncated, b.truncated)
+
+
+# Two families, the first with a branch that is not nested; equal ones; and one without family.
+NESTED = ["3+", "12", "3+5=8", "7", "3+5", "12-3*4=", "3", "3+5", "3+5=9;1", "12-3*4="]
 
 
 # --- against transformers' generate ----------------------------------------------------------
@@ -103,6 +122,25 @@ def test_sampled_tokens_equal_a_naive_loops(architecture, temperature):
         assert ours.texts[row] == policy.decode([t for t in expected if t != EOS])
         lengths.add(len(found))
     assert len(lengths) > 1  # some rows ended before others
+
+
+@pytest.mark.parametrize("share", [1e-9, 2.0])  # rows that have ended are dropped at once, never
+@pytest.mark.parametrize("prompts", [NESTED, ["3+5=", "3"], ["3", "3+5=", "7-2="]])
+def test_nested_prompts_equal_a_naive_loop(prompts, share, monkeypatch):
+    monkeypatch.setattr(decoding, "DROP_FROM", share)
+    policy, K = policy_of(), 3
+    limits = [LIMIT - len(prompt) for prompt in prompts]
+    uniforms = torch.rand(max(limits), len(prompts) * K, generator=seeded(3), dtype=torch.float64)
+    ours = sample_responses(
+        policy, prompts, samples_per_prompt=K, max_new_tokens=limits, generator=seeded(3)
+    )
+    for row, found in enumerate(tokens(ours)):
+        prompt, limit = policy.encode([prompts[row // K]])[0], limits[row // K]
+        assert ours.prompt_ids[row][ours.prompt_mask[row]].tolist() == prompt
+        expected, logprobs = naive(policy, prompt, uniforms[:limit, row].tolist())
+        assert found == expected
+        got = ours.sampler_logprobs[row, : len(found)]
+        torch.testing.assert_close(got, torch.tensor(logprobs), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -293,6 +331,72 @@ def test_a_prompt_given_twice_is_read_once(monkeypatch):
     assert read[2] == 2
     for row in (0, 1, 4, 5):
         assert tokens(ours)[row] == tokens(alone)[row]
+
+
+def test_nested_prompts_draw_and_weigh_what_they_do_when_each_is_read(monkeypatch):
+    """All logits, of every step: in float32 to 1e-5; and the same tokens."""
+    policy, rows = policy_of(), []
+    choose = sampling._Choice.__call__
+
+    def noted(self, logits, t, left):
+        assert left is None
+        rows.append(logits)
+        return choose(self, logits, t, left)
+
+    monkeypatch.setattr(sampling._Choice, "__call__", noted)
+    monkeypatch.setattr(decoding, "DROP_FROM", 2.0)
+    settings = {"samples_per_prompt": 3, "max_new_tokens": LIMIT}
+    read = tokens_prefilled(monkeypatch)
+    ours = sample_responses(policy, NESTED, generator=seeded(), **settings)
+    logits = torch.stack(rows)
+    whole = [NESTED.index(text) for text in ("3+5=8", "7", "12-3*4=", "3+5=9;1")]
+    assert read == [policy.encode(NESTED)[i] for i in whole]
+    assert decoding.prefilled_tokens(policy.model, policy.encode(NESTED)) == 5 + 1 + 7 + 7
+    read.clear()
+    rows.clear()
+    monkeypatch.setattr(sampling, "read_within", lambda model, prompts: list(range(len(prompts))))
+    alone = sample_responses(policy, NESTED, generator=seeded(), **settings)
+    assert read == policy.encode(NESTED)
+    assert same(ours, alone) and len(set(map(tuple, tokens(ours)))) > 10
+    going = torch.arange(len(logits))[:, None] < ours.lengths
+    torch.testing.assert_close(logits[going], torch.stack(rows)[going], rtol=0, atol=1e-5)
+
+
+def test_what_is_read_within_what():
+    """By hand; then 200 random lists of short texts over two tokens, against the definition."""
+    model = policy_of().model
+    within = decoding.read_within
+    assert within(model, [[1], [2, 3], [1, 2], [1, 2, 3], [1, 2]]) == [3, 1, 3, 3, 3]
+    assert within(model, [[1, 2], [1, 3], [1, 2]]) == [0, 1, 0]
+    assert within(policy_of("llama").model, [[1], [1, 2], [1], [2], [2]]) == [0, 1, 0, 3, 3]
+    assert within(model, []) == []
+    generator, chains = seeded(7), 0
+    for _ in range(200):
+        lengths = torch.randint(1, 5, (8,), generator=generator).tolist()
+        texts = [torch.randint(2, (n,), generator=generator).tolist() for n in lengths]
+        found = within(model, texts)
+        for text, n in zip(texts, found, strict=True):
+            assert texts[n][: len(text)] == text and texts.index(texts[n]) == n
+            longer = [other for other in texts if other[: len(texts[n])] == texts[n]]
+            assert all(other == texts[n] for other in longer)
+        chains += len(set(found)) < len(set(map(tuple, texts)))
+        assert decoding.prefilled_tokens(model, texts) == sum(len(texts[n]) for n in set(found))
+    assert chains > 100
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_other_architectures_read_nested_prompts_one_by_one(architecture):
+    policy, K = policy_of(architecture), 2
+    uniforms = torch.rand(LIMIT, len(NESTED) * K, generator=seeded(3), dtype=torch.float64)
+    ours = sample_responses(
+        policy, NESTED, samples_per_prompt=K, max_new_tokens=LIMIT, generator=seeded(3)
+    )
+    for row, found in enumerate(tokens(ours)):
+        prompt = policy.encode([NESTED[row // K]])[0]
+        assert found == naive(policy, prompt, uniforms[:, row].tolist())[0]
+    distinct = set(NESTED)
+    counted = decoding.prefilled_tokens(policy.model, policy.encode(NESTED))
+    assert counted == sum(map(len, distinct)) and len(distinct) == len(NESTED) - 2
 
 
 def test_a_longer_limit_begins_the_same():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_policies import CHARACTERS, small_policy
 
+from rlbook.lm import gpt2
 from rlbook.lm.exact import enumerate_responses, prefix_values, response_states
 from rlbook.lm.policy import Policy
 from rlbook.lm.sampling import sample_responses
@@ -45,6 +46,20 @@ def batch_of(policy, task, *, N=4, K=3, seed=0):
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def tokens_prefilled(monkeypatch):
+    """How many tokens the book's GPT-2 reads into empty caches, call by call, from now on."""
+    counts = []
+    original = gpt2.hidden_states
+
+    def noted(model, ids, *, attention_mask=None, cache=None, **options):
+        if cache is not None and cache.length == 0:
+            counts.append(ids.numel() if attention_mask is None else int(attention_mask.sum()))
+        return original(model, ids, attention_mask=attention_mask, cache=cache, **options)
+
+    monkeypatch.setattr(gpt2, "hidden_states", noted)
+    return counts
 
 
 # --- states and steps ------------------------------------------------------------------------
@@ -118,7 +133,9 @@ def test_greedy_values_are_those_of_a_slow_loop(policy, task):
             policy, task, states, rollouts=2, temperature=0, generator=seeded(), most_rows=most
         )
         assert torch.equal(again.values, found.values)
-        assert (again.generated, again.prefilled) == (found.generated, found.prefilled)
+        assert again.generated == found.generated
+    texts = {state.prompt + state.written for state in states}
+    assert again.prefilled == sum(map(len, texts)) > found.prefilled  # one by one nothing is shared
 
 
 @pytest.fixture(scope="module")
@@ -183,11 +200,43 @@ def test_equal_states_are_rolled_out_once(policy, task, monkeypatch):
     states, _ = states_of(batch, steps_of(policy, task, batch))
     found = rollout_values(policy, task, states, rollouts=3, generator=seeded(), most_rows=12)
     assert len(asked) == len(set(asked)) == found.distinct == len(set(states)) < len(states)
-    assert found.prefilled == sum(map(len, asked)) and found.generated == counted.tokens
+    assert found.generated == counted.tokens
     values = {}
     for state, value in zip(states, found.values.tolist(), strict=True):
         assert values.setdefault(state, value) == value
     assert len(set(values.values())) > 3
+
+
+def test_the_states_of_a_response_are_read_in_one_pass(policy, task, monkeypatch):
+    """Two responses to one prompt, by hand."""
+    read = tokens_prefilled(monkeypatch)
+
+    def state(prompt, written):
+        both = (tuple(policy.encode([text])[0]) if text else () for text in (prompt, written))
+        return State(Problem(prompt), *both)
+
+    states = [state("12", written) for written in ("", "3+", "3+45-", "3+45-6=", "3+7-")]
+    found = rollout_values(policy, task, states, rollouts=3, generator=seeded())
+    assert read == [9 + 6] and found.prefilled == 15 and found.distinct == 5
+    # Another problem with the same text is another state, but the same text.
+    again = [replace(s, problem=Problem("12", "other")) for s in states]
+    found = rollout_values(policy, task, states + again, rollouts=3, generator=seeded())
+    assert read[1:] == [15] and found.prefilled == 15 and found.distinct == 10
+    # Portions of two, the longest first: (12 3+45-6=, 12 3+45-), (12 3+7-, 12 3+), (12).
+    read.clear()
+    found = rollout_values(policy, task, states, rollouts=3, generator=seeded(), most_rows=6)
+    assert read == [9, 6, 2] and found.prefilled == 17
+
+
+def test_a_batch_takes_the_tokens_that_are_counted(policy, task, monkeypatch):
+    batch = batch_of(policy, task, N=6, K=4)
+    states, _ = states_of(batch, steps_of(policy, task, batch))
+    read = tokens_prefilled(monkeypatch)
+    found = rollout_values(policy, task, states, rollouts=2, generator=seeded())
+    texts = {state.prompt + state.written for state in states}
+    whole = [a for a in texts if not any(b != a and b[: len(a)] == a for b in texts)]
+    assert read == [found.prefilled] == [sum(map(len, whole))]
+    assert found.prefilled < 0.7 * sum(map(len, texts))
 
 
 def test_rollouts_are_sampled_as_responses_are(policy, task, monkeypatch):

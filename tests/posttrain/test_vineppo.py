@@ -9,6 +9,7 @@ import torch
 from small_policies import CHARACTERS, small_policy
 
 from rlbook.functional.returns import gae
+from rlbook.lm import gpt2
 from rlbook.lm.policy import Policy, load_policy
 from rlbook.lm.tabular_lm import TabularLM
 from rlbook.lm.tasks.task import Task
@@ -152,16 +153,26 @@ def test_micro_batches_change_memory_alone(exact_policy, task):
     torch.testing.assert_close(*weights, rtol=0, atol=1e-7)  # after Adam, which divides by √v
 
 
-def test_tokens_and_states_are_counted(policy, task):
+def test_tokens_and_states_are_counted(policy, task, monkeypatch):
+    read, hidden_states = [], gpt2.hidden_states
+
+    def noted(model, ids, *, attention_mask=None, cache=None, **options):
+        if cache is not None and cache.length == 0:
+            read.append(ids.numel() if attention_mask is None else int(attention_mask.sum()))
+        return hidden_states(model, ids, attention_mask=attention_mask, cache=cache, **options)
+
+    monkeypatch.setattr(gpt2, "hidden_states", noted)
     report = next(vineppo(policy, task, CONFIG))
+    assert report["prefilled"] == sum(read) and len(read) == 2  # the prompts, and the states
     assert report["states"] < report["steps"] <= 12 * 4
     assert report.samples == report["generated"] > report["states"] * CONFIG.value_rollouts
-    assert report["prefilled"] > report["states"]
     for part in ("sampling", "values", "training"):
         assert report[f"seconds_{part}"] > 0
     assert 0 <= report["value"] <= 1
-    alone = next(vineppo(policy, task, replace(CONFIG, max_valued_steps=1)))
-    assert alone["states"] <= 4 and alone["steps"] == 12  # the prompts
+    read.clear()  # now of eight prompts, of one token each, twelve are drawn, and are all states
+    alone = next(vineppo(policy, task, replace(CONFIG, train_batch_size=12, max_valued_steps=1)))
+    assert alone["states"] <= 8 and alone["steps"] == 36
+    assert alone["prefilled"] == sum(read) == 2 * alone["states"]
 
 
 def test_it_learns_what_is_rewarded(policy, task):
