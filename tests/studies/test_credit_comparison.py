@@ -8,7 +8,7 @@ import torch
 from rlbook.lm.tasks.arithmetic import Arithmetic
 from rlbook.statistics import mean_interval, paired_interval
 from rlbook.studies import credit_comparison as study
-from rlbook.studies import credit_horizons, recorded
+from rlbook.studies import credit_horizons, credit_tuning, recorded
 
 RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
 ARMS = list(study.SETTINGS["rates"])
@@ -87,3 +87,32 @@ def test_no_horizon_tells_the_methods_apart():
         for rival in ("PPO, λ = 1", "GRPO"):
             d = paired_interval(ours, accuracy[f"{setting}, {rival}"].mean(axis=1))
             assert d.low < 0 < d.high
+
+
+def test_every_arm_gets_the_best_of_three_rates():
+    mean = recorded.load_run("credit-tuning", folder=RUNS).curves("mean")
+    for arm, rate in study.SETTINGS["rates"].items():
+        tried = {name: y.mean() for name, y in mean.items() if name.rpartition(", ")[0] == arm}
+        assert len(tried) == 3
+        assert max(tried, key=tried.get) == f"{arm}, {rate:.0e}"
+    spread = [abs(y[0] - y[1]) for name, y in mean.items() if "value network" in name]
+    for arm in ("PPO, λ = 1", "PPO, λ = 0.95"):
+        others = [y.mean() for name, y in mean.items() if name.startswith(f"{arm}, 1e-03, value")]
+        assert len(others) == 2 and max(others) - mean[f"{arm}, 1e-03"].mean() < max(spread)
+
+
+def test_tuning_runs_the_arms_as_they_are_compared(small, monkeypatch):
+    monkeypatch.setitem(credit_tuning.SETTINGS, "arms", ["PPO, λ = 1", "DPO+"])
+    monkeypatch.setitem(credit_tuning.SETTINGS, "first_seed", 3)
+    rates = {name: study.SETTINGS[name] for name in study.SETTINGS if name != "rates"} | SMALL
+    monkeypatch.setitem(credit_tuning.SETTINGS, "shared", rates | {"steps": 3})
+    found = credit_tuning.run(4)
+    assert len(found["final"]) == 8 and set(found["mean"]) == set(found["accuracy"])
+    task = Arithmetic.horizon(3)
+    plain = study.learn("PPO, λ = 1", "arithmetic-sft", task, 3e-3, 7)["accuracy"]
+    assert found["accuracy"]["PPO, λ = 1, 3e-03"] == plain
+    assert found["final"]["PPO, λ = 1, 3e-03"] == plain[-1]
+    assert found["mean"]["PPO, λ = 1, 3e-03"] == sum(plain[1:]) / 2
+    ways = {**rates, "value_rate": 4e-3}
+    other = study.learn("PPO, λ = 1", "arithmetic-sft", task, 1e-3, 7, settings=ways)["accuracy"]
+    assert found["accuracy"]["PPO, λ = 1, 1e-03, value network 4e-03"] == other
