@@ -22,11 +22,13 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet \
 	-c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 # Nothing of the user's machine leaks into what is validated; `state` is a temporary folder.
-TEST_ENV = env -u MPLBACKEND OMP_NUM_THREADS=1 RLBOOK_PRESET=cpu CUDA_VISIBLE_DEVICES= \
-	HF_HUB_OFFLINE=1 TQDM_DISABLE=1 RLBOOK_STATE="$$state" IPYTHONDIR="$$state/ipython" \
+# Without bytecode every process compiles the package and its tests anew.
+TEST_ENV = env -u MPLBACKEND -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 RLBOOK_PRESET=cpu \
+	CUDA_VISIBLE_DEVICES= HF_HUB_OFFLINE=1 TQDM_DISABLE=1 \
+	RLBOOK_STATE="$$state" IPYTHONDIR="$$state/ipython" \
 	RLBOOK_REAL_DATA="$${RLBOOK_REAL_DATA:-$(abspath ../shared/real)}"
 TEMPORARY_STATE = state=$$(mktemp -d) && trap 'rm -rf "$$state"' EXIT
-UNIT_TESTS = $(BIN)/python -m pytest -p no:nbval -n 2 \
+UNIT_TESTS = $(BIN)/python -m pytest -p no:nbval -n 2 --dist worksteal \
 	--jaxtyping-packages=rlbook,beartype.beartype
 VALIDATION = $(BIN)/python -m pytest --nbval --nbval-current-env \
 	--nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout=300 \
@@ -38,7 +40,7 @@ VALIDATION = $(BIN)/python -m pytest --nbval --nbval-current-env \
 help:
 	@echo 'make lab     open the book in JupyterLab      (PORT=, CHAPTER=)'
 	@echo 'make run     run the book, save its outputs   (CHAPTER=)'
-	@echo 'make check   lint and unit tests, for a change to the code'
+	@echo 'make check   lint and the quick unit tests, for a change to the code'
 	@echo 'make test    everything: lint, unit tests, every chapter against its outputs'
 	@echo 'make bench   install the peers and run every benchmark; hours  (NAME=grpo for one)'
 	@echo 'make clean   remove .venv and caches'
@@ -52,9 +54,10 @@ run: $(VENV)/.installed-lab
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
-	@$(TEMPORARY_STATE) && $(TEST_ENV) $(UNIT_TESTS)
+	@$(TEMPORARY_STATE) && $(TEST_ENV) $(UNIT_TESTS) -m "not slow"
 
 test: check
+	@$(TEMPORARY_STATE) && $(TEST_ENV) $(UNIT_TESTS) -m slow
 	@$(TEMPORARY_STATE) && $(TEST_ENV) $(VALIDATION)
 
 bench: $(VENV)/.installed-test

@@ -15,6 +15,7 @@ where ``my_loss(logprobs, old_logprobs, ref_logprobs, rewards, mask)`` is anybod
 for a group of K responses to one prompt, all but rewards [K] of shape [K, T], right-padded.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -283,9 +284,10 @@ def _verdict(d: Tensor, noise: float, exact: dict[str, Tensor], groups: Groups) 
     goals, penalties = _goals(exact), {words: exact[name] for name, words in KL_NAMES.items()}
     found = list(_explanations(d, goals, penalties))
     if not found or min(found)[0] > SAME:
-        names = _mistakes(groups.K)
-        wrong = {f"J's gradient with {w}": -groups.expected_gradient(f)[0] for w, f in names}
-        penalties |= {w: groups.expected_gradient(f)[0] for w, f in _kl_losses().items()}
+        # None of these losses looks at the order of its rows.
+        own = functools.partial(groups.expected_gradient, alike=True)
+        wrong = {f"J's gradient with {w}": -own(f)[0] for w, f in _mistakes(groups.K)}
+        penalties |= {w: own(f)[0] for w, f in _kl_losses().items()}
         found += _explanations(d, wrong, penalties)
         found += _explanations(d, goals, penalties)
     exactly = [words for left, words in found if left <= SAME]

@@ -4,6 +4,7 @@ Imports inside functions count, except in cli.py, which puts everything together
 """
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -106,6 +107,7 @@ def _is_allowed(component: str, inside: str, target: str) -> bool:
     return False
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """All modules of the package: dotted name -> file."""
     found = {}

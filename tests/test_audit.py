@@ -5,7 +5,16 @@ import itertools
 import pytest
 import torch
 
-from rlbook.audit import Audit, audit, default_model, default_rewards, exact_gradients, nearby
+from rlbook.audit import (
+    Audit,
+    _kl_losses,
+    _mistakes,
+    audit,
+    default_model,
+    default_rewards,
+    exact_gradients,
+    nearby,
+)
 from rlbook.functional.group_advantages import (
     dr_grpo_advantages,
     grpo_advantages,
@@ -236,6 +245,14 @@ def test_sets_of_responses_are_enough_where_rows_are_alike():
     assert groups._rows_are_alike(loss) and not groups._rows_are_alike(ordered)
     alike, one_sided = (groups.expected_gradient(f)[0] for f in (loss, ordered))
     torch.testing.assert_close(alike, one_sided, rtol=0, atol=1e-12)
+
+
+def test_the_auditors_own_losses_treat_their_rows_alike():
+    """So it goes through sets of responses without asking."""
+    model = default_model()
+    groups = Groups(model, nearby(model), model, default_rewards(model), 3)
+    for words, loss in [*_mistakes(3), *_kl_losses().items()]:
+        assert groups._rows_are_alike(loss), words
 
 
 def test_enumeration_against_a_plain_loop():

@@ -9,14 +9,15 @@ from rlbook.book.manifest import read_book
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BOOK = read_book(ROOT / "book.yml")
 
 
 @pytest.mark.skipif(not NOTEBOOKS, reason="there are no notebooks yet")
 def test_contents_and_notebooks_agree() -> None:
-    read_book(ROOT / "book.yml").check_notebooks(ROOT)
+    BOOK.check_notebooks(ROOT)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_a_chapter_is_fit_to_be_committed(path: Path) -> None:
-    found = problems(path, read_book(ROOT / "book.yml"))
+    found = problems(path, BOOK)
     assert not found, f"{path.stem}:\n" + "\n".join(f"  {problem}" for problem in found)

@@ -9,6 +9,7 @@ of its exercises is looked for.
 import ast
 import copy
 import difflib
+import functools
 import html
 import importlib
 import inspect
@@ -22,6 +23,7 @@ from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -341,6 +343,7 @@ def find(name: str) -> Exercise:
     return importlib.import_module(f"rlbook.checks.{homes[name]}").EXERCISES[name]
 
 
+@functools.cache  # to parse them all takes a tenth of a second, and every check asks
 def chapters() -> Mapping[str, str]:
     """For every exercise of the book, the module that holds it, without importing any."""
     folder = Path(__file__).parent
@@ -348,7 +351,7 @@ def chapters() -> Mapping[str, str]:
     for module in pkgutil.iter_modules([str(folder)]):
         source = (folder / f"{module.name}.py").read_text(encoding="utf-8")
         found.update(dict.fromkeys(_names_in(source), module.name))
-    return found
+    return MappingProxyType(found)
 
 
 def _names_in(source: str) -> Iterator[str]:

@@ -54,15 +54,18 @@ class Groups:
             self.logprobs, self.ref, self.old = (enumerated_logprobs(m) for m in (model, ref, old))
         self.rewards = rewards.to(self.logprobs)
 
-    def expected_gradient(self, loss_fn: Loss) -> tuple[Float[Tensor, "S V"], float, int]:
+    def expected_gradient(
+        self, loss_fn: Loss, *, alike: bool = False
+    ) -> tuple[Float[Tensor, "S V"], float, int]:
         """E[∇L], the sum of the variances of ∇L, and the number of groups behind them.
 
-        Where the loss treats its rows alike (asked on random groups), each set of responses is
-        gone through once, and counted for all its orders.
+        Where the loss treats its rows alike (``alike`` says that it is known to; otherwise it is
+        asked on random groups), each set of responses is gone through once, and counted for all
+        its orders.
 
         Raises ValueError for a loss that is not one finite number (of which group).
         """
-        alike = self._rows_are_alike(loss_fn)
+        alike = alike or self._rows_are_alike(loss_fn)
         first = torch.zeros_like(self.model.table).flatten()
         second = 0.0
         for piece in self._pieces(alike):

@@ -5,6 +5,7 @@ Standard library only; a study is imported when it is run, not when it is listed
 
 import ast
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -96,6 +97,7 @@ def find_study(name: str) -> Study:
     raise StudyError(f"no study is called {name!r}; {hint}")
 
 
+@functools.cache  # to parse them all takes a tenth of a second, and every look-up does
 def _parsed(module: str, source: str) -> Study | None:
     """The study that a source describes, read without importing it; None if it is not one."""
     tree = ast.parse(source)

@@ -154,7 +154,12 @@ def test_a_mistake_is_called_by_its_name(name: str, wrong: WrongAnswer) -> None:
     assert result.status == WRONG
     assert result.message.startswith(f"this is {wrong.name}. {wrong.hint}\n")
     assert "expected: " in result.message and "got: " in result.message
-    assert judge(name, EXERCISES[name], wrong.function) == result
+
+
+@every_exercise
+def test_an_answer_is_judged_the_same_each_time(name: str) -> None:
+    wrong = EXERCISES[name].wrong_answers[-1].function
+    assert judge(name, EXERCISES[name], wrong) == judge(name, EXERCISES[name], wrong)
 
 
 @every_mistake
@@ -170,9 +175,10 @@ def test_mistakes_differ_from_each_other_and_from_the_reference(name: str) -> No
     exercise = EXERCISES[name]
     answers: dict[str, Callable[..., Any]] = {"the reference": exercise.reference}
     answers |= {wrong.name: wrong.function for wrong in exercise.wrong_answers}
-    cases = cases_of(exercise)
-    for (a, first), (b, second) in itertools.combinations(answers.items(), 2):
-        same = [_equal(first(**case), second(**case), exercise.tolerance) for case in cases]
+    given = {a: [answer(**case) for case in cases_of(exercise)] for a, answer in answers.items()}
+    for (a, first), (b, second) in itertools.combinations(given.items(), 2):
+        pairs = zip(first, second, strict=True)
+        same = [_equal(one, other, exercise.tolerance) for one, other in pairs]
         assert same.count(False) >= 2, f"{a} and {b} differ in fewer than two cases"
 
 

@@ -15,20 +15,20 @@ from rlbook.control.ppo import PPOConfig, ppo
 from rlbook.control.reinforce import ReinforceConfig, reinforce
 from rlbook.control.trpo import TRPOConfig, trpo
 
-REINFORCE = partial(ReinforceConfig, total_steps=2500, learning_rate=0.02)
+REINFORCE = partial(ReinforceConfig, total_steps=1250, learning_rate=0.02)
 LOOPS = {
     "reinforce, none": (reinforce, REINFORCE(baseline="none", whiten=True)),
     "reinforce, mean": (reinforce, REINFORCE(baseline="mean")),
     "reinforce, value": (
         reinforce, REINFORCE(baseline="value", value_learning_rate=0.02, value_steps=5)
     ),
-    "a2c": (a2c, A2CConfig(total_steps=4000, rollout_steps=8, learning_rate=0.01)),
-    "trpo": (trpo, TRPOConfig(total_steps=2500, rollout_steps=32, max_kl=0.05)),
-    "ppo": (ppo, PPOConfig(total_steps=2500, rollout_steps=32, learning_rate=0.01)),
+    "a2c": (a2c, A2CConfig(total_steps=2000, rollout_steps=8, learning_rate=0.01)),
+    "trpo": (trpo, TRPOConfig(total_steps=1250, rollout_steps=32, max_kl=0.05)),
+    "ppo": (ppo, PPOConfig(total_steps=1250, rollout_steps=32, learning_rate=0.01)),
     "dqn": (
         dqn,
         DQNConfig(
-            total_steps=2400, learning_starts=200, exploration_steps=1200, target_period=20,
+            total_steps=1200, learning_starts=200, exploration_steps=600, target_period=20,
             learning_rate=0.005, rollout_steps=2, gamma=0.9,
         ),
     ),

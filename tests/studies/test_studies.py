@@ -23,10 +23,10 @@ from rlbook.studies import (
 from rlbook.tabular.bandits import UCB, EpsilonGreedy, GradientBandit, ThompsonGaussian
 
 STUDIES = {
-    "testbed": (testbed, {"runs": 3}),
+    "testbed": (testbed, {"runs": 3, "pulls": 50, "windows": [0, 10, 50]}),
     "testbed-sweep": (testbed_sweep, {"runs": 2, "pulls": 20}),
     "random-walk": (random_walk, {"repetitions": 1, "ns": [1, 512], "alphas": [0.1]}),
-    "cliff": (cliff, {"alphas": [0.5]}),
+    "cliff": (cliff, {"alphas": [0.5], "episodes": 60, "ends": 20}),
     "maximisation-bias": (maximisation_bias, {"runs": 2}),
 }
 
