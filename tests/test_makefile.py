@@ -153,7 +153,7 @@ def test_the_tests_run_in_a_fixed_environment(folder: Path) -> None:
         "HF_HUB_OFFLINE=1",
         "MPLBACKEND=unset",
     ]
-    assert lines == expected * 2  # the unit tests, then the validation of the chapters
+    assert lines == expected * 3  # quick unit tests, slow ones, the validation of the chapters
     assert not Path((folder / "state.txt").read_text().strip()).exists()
 
 
