@@ -382,7 +382,7 @@ def _merged(job: Job, recorded: Run | None, finished: list[dict[str, Any]]) -> R
         seeds=tuple(seeds),
         measures=measures,
         provenance={
-            "command": f"rlbook study {job.study.name} --seeds {seeds[-1] + 1}",
+            "command": f"{_preset()}rlbook study {job.study.name} --seeds {seeds[-1] + 1}",
             "date": max(row["date"] for row in ordered),
             "versions": {
                 name: _distinct(row["versions"].get(name) for row in ordered)
@@ -396,6 +396,12 @@ def _merged(job: Job, recorded: Run | None, finished: list[dict[str, Any]]) -> R
         },
         fingerprint=job.fingerprint,
     )
+
+
+def _preset() -> str:
+    """RLBOOK_PRESET as it stands before a command, where it is set to another than "cpu"."""
+    name = os.environ.get("RLBOOK_PRESET", "cpu")
+    return "" if name == "cpu" else f"RLBOOK_PRESET={name} "
 
 
 def _rows(run: Run) -> Iterator[dict[str, Any]]:

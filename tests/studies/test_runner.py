@@ -53,6 +53,12 @@ def study() -> Study:
 # --- a run without accidents -----------------------------------------------------------------
 
 
+def test_the_command_says_at_which_preset(log: Path, runs: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RLBOOK_PRESET", "gpu")
+    run = run_study(study(), folder=runs, seeds=1, workers=1)
+    assert run.provenance["command"] == "RLBOOK_PRESET=gpu rlbook study counted --seeds 1"
+
+
 def test_a_run_is_recorded_with_its_provenance(log: Path, runs: Path) -> None:
     run = run_study(study(), folder=runs, workers=2)
     assert times_run(log) == {0: 1, 1: 1, 2: 1}  # SEEDS is 3
