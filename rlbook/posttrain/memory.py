@@ -15,11 +15,13 @@ Training keeps, per token of a micro-batch and per block, what the backward pass
 
 and 4 to 8 numbers per token besides (LayerNorm, attention's normaliser). ``bf16`` also keeps a
 copy of the weights in 16 bits. ``recompute`` keeps a block's input alone, and the inside of one
-block at a time. Attention is made in pieces, so there is no square of the text's length; nor are
-there logits of all tokens, which are made in pieces too (``rlbook.lm.logprobs``).
+block at a time. Attention is made in pieces, so its weights, a square of the text's length, are not
+kept; nor are there logits of all tokens, which are made in pieces too (``rlbook.lm.logprobs``).
 
-What it leaves out: what the CUDA context (about half a gigabyte) and fragmentation take. tests/
-posttrain/test_memory.py compares the estimate with what autograd really keeps.
+What it leaves out: what the CUDA context (about half a gigabyte) and fragmentation take; where 16
+bits meet padding on the left, its mask, 2 bytes per token, block and token of the text's length;
+gradients of the embedding that are on their way, some 8 bytes for each of its numbers. tests/
+posttrain/test_memory.py compares the estimate with what autograd and the sampler really take.
 
 Source: Korthikanti et al. (2022), section 4.1, does this count for another implementation.
 """
@@ -98,7 +100,8 @@ def memory_of(
     copies = 2 * n if bf16 else 0
     logits = min(PIECE, micro_tokens * vocab_size) * (2 * wide + 3 * 4)
     cache = rows * length * size.n_layer * 2 * d * wide
-    choice = rows * vocab_size * (wide + 2 * 4)
+    # Logits, in float32, their softmax; its sums in float64, which torch makes from a copy.
+    choice = rows * vocab_size * (wide + 2 * 4 + 2 * 8)
     return Memory(
         trained=16 * n * trained / 1e9,
         frozen=4 * n * frozen / 1e9,

@@ -29,7 +29,9 @@ def describe_gpt2_run(run: Run) -> str:
             f"end     {curve['accuracy'][-1]:.2f} (from {curve['accuracy'][0]:.2f}) after "
             f"{curve['update'][-1]:.0f} updates in {curve['seconds'][-1]:.0f} s, "
             f"{run.measures['kl'][method][0]:.1f} nats per response from the start",
-            f"memory  {memory['measured']:.2f} GB at most, {memory['estimated']:.2f} GB estimated",
+            "memory  "
+            + (f"{memory['measured']:.2f} GB at most, " if "measured" in memory else "")
+            + f"{memory['estimated']:.2f} GB estimated",
         ]
     )
 

@@ -1,6 +1,6 @@
 """GPT-2 by the methods of Part IV: what the studies gpt2-ppo, -grpo, -dpo and -vineppo share.
 
-    RLBOOK_PRESET=gpu rlbook study gpt2-ppo gpt2-grpo gpt2-dpo gpt2-vineppo --fresh
+    RLBOOK_PRESET=gpu rlbook study gpt2-ppo gpt2-grpo gpt2-dpo gpt2-vineppo --output my-runs
 
 Not a study itself. The task is the arithmetic of chapter 13, read by GPT-2's own tokenizer: each
 of its characters is one of the 50,257 tokens. The start is made once and kept for the next
@@ -10,9 +10,10 @@ demonstrators. From there each method learns with the same prompts, responses an
 
 RLBOOK_PRESET chooses the size: "cpu" (3 million weights, most of them the embeddings of tokens),
 "small" (11 million) or "gpu" (GPT-2, 124 million). On CUDA the matrix products run in bfloat16,
-and the micro-batches are as large as the card allows (``rlbook.posttrain.memory.plan``). Every
-stage stops at its number of steps or when its seconds are over, so that the four methods together
-end within ten minutes on a recent card; how far they came is in the results.
+and the micro-batches are as large as the card allows (``rlbook.posttrain.memory.plan``).
+Pretraining and each method stop at their number of steps or when their seconds are over, so that
+the four methods together should end within ten minutes on a recent card; how far they came is in
+the results.
 
 The measures of such a study, its one arm being the method: `accuracy` on held-out problems, one
 sample each at temperature 1, after `update` updates, `seconds` on the clock (tests not counted)
@@ -29,8 +30,10 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,11 @@ from rlbook.posttrain.sft import SFTConfig, sft
 from rlbook.report import StepReport
 from rlbook.studies.catalogue import StudyError
 from rlbook.studies.pretraining import random_gpt2
+
+try:
+    import resource
+except ImportError:  # Windows does not say what a process has had at most
+    resource = None
 
 SETTINGS: dict[str, Any] = {
     "cpu": {
@@ -140,9 +148,9 @@ def learn(
             rows, begun = [], time.perf_counter()
         if over:
             break
-    gigabytes = {"estimated": estimate, "measured": _peak_gigabytes(policy.device.type)}
-    if policy.device.type != "cuda":
-        gigabytes["measured"] -= before
+    gigabytes = {"estimated": estimate}
+    if (peak := _peak_gigabytes(policy.device.type)) is not None:
+        gigabytes["measured"] = peak if policy.device.type == "cuda" else peak - before
     replies = sample_responses(
         policy,
         [problem.prompt for problem in problems],
@@ -216,7 +224,7 @@ def start_folder(settings: dict[str, Any]) -> Path:
     if not (folder / "facts.json").is_file():
         source = gpt2_source()
         maker = multiprocessing.get_context("spawn").Process(
-            target=make_start, args=(settings, source, folder)
+            target=_make_apart, args=(settings, source, folder)
         )
         maker.start()
         maker.join()
@@ -253,6 +261,18 @@ def gpt2_source() -> str:
     )
 
 
+def _make_apart(settings: dict[str, Any], source: str, folder: Path) -> None:
+    """``make_start`` in a process of its own, which ends when its parent does, however it ends."""
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    make_start(settings, source, folder)
+
+
 def make_start(settings: dict[str, Any], source: str, folder: Path) -> None:
     """Train the imitator and write it, with facts.json, in one step."""
     policy = _first_policy(settings, source)
@@ -284,7 +304,7 @@ def make_start(settings: dict[str, Any], source: str, folder: Path) -> None:
         "imitator, greedy": accuracy(0.0),
         "steps": steps,
         "seconds": time.perf_counter() - begun,
-        "own weights": float(source == "gpt2" and settings["preset"] == "gpu"),
+        "own weights": float(policy.model.name_or_path == "gpt2"),
     }
     arriving = folder.with_suffix(f".{os.getpid()}.part")
     shutil.rmtree(arriving, ignore_errors=True)
@@ -298,9 +318,11 @@ def _first_policy(settings: dict[str, Any], source: str) -> Policy:
     """GPT-2's own weights, or random ones and its tokenizer."""
     device = _device(settings)
     if source == "gpt2" and settings["preset"] == "gpu":
-        return load_policy("gpt2", device=device)
+        with suppress(ValueError):  # offline, and the cache has its tokenizer alone
+            return load_policy("gpt2", device=device)
     with quietly():
-        tokenizer = GPT2Tokenizer.from_pretrained(source)
+        local = source != "gpt2" or not hub_answers()
+        tokenizer = GPT2Tokenizer.from_pretrained(source, local_files_only=local)
     return Policy(random_gpt2(tokenizer, settings["size"], 0), tokenizer, device)
 
 
@@ -315,11 +337,11 @@ def _device(settings: dict[str, Any]) -> str | None:
     return "cpu" if settings["preset"] == "cpu" else None
 
 
-def _peak_gigabytes(kind: str) -> float:
+def _peak_gigabytes(kind: str) -> float | None:
     """The most memory that this process has had: of tensors on CUDA, else of everything."""
     if kind == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    import resource  # not there on Windows
-
+    if resource is None:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -5,7 +5,7 @@ each of three learning rates; the rate with the best mean accuracy over the run 
 there. PPO has a second network to tune, and two tries more: half and twice its value network's
 rate. (It keeps the middle one there too: the gain of another is less than seeds differ by.)
 
-The arms here are "arm, rate" (and "PPO, λ = 1, 1e-3, value network 4e-3"), the measures
+The arms here are "arm, rate" (and "PPO, λ = 1, 1e-03, value network 4e-03"), the measures
 `accuracy` (along the way), `mean` (of it, without the start) and `final`.
 """
 

@@ -313,9 +313,9 @@ def _versions() -> dict[str, str]:
 
 
 def _device(workers: int) -> str:
-    """What the seed ran on: the accelerator that torch would take, or the kind of CPU."""
+    """What the seed ran on: the accelerator that it has used, or the kind of CPU."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and torch.cuda.is_initialized():
         return torch.cuda.get_device_name(0)
     return f"CPU {platform.machine()}, {workers} worker{'' if workers == 1 else 's'}"
 

@@ -1,5 +1,7 @@
 """The estimate of memory against what autograd keeps, and against sums done by hand."""
 
+import itertools
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -7,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from rlbook.lm import gpt2
 from rlbook.lm.backbone import hidden_states, recomputed_blocks
 from rlbook.lm.gpt2 import SIZES, Size
+from rlbook.lm.sampling import _Choice
 from rlbook.loop import bfloat16_forward
 from rlbook.posttrain.memory import MODELS, RESERVE, memory_of, plan
 
@@ -85,6 +88,28 @@ def test_keys_and_values_are_as_large_as_the_cache(bf16):
     ways = {"trained": 1, "frozen": 0, "micro_tokens": 1, "rows": B, "bf16": bf16, "vocab_size": 50}
     longer, shorter = (memory_of(size, length=length, **ways).sampling for length in (2 * L, L))
     assert longer - shorter == pytest.approx(own / 1e9)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_choice_takes_what_the_profiler_sees(bf16):
+    rows, V = 40, 20_000
+    logits = torch.zeros(rows, V, dtype=torch.bfloat16 if bf16 else torch.float32)
+    choose = _Choice(1.0, None, None, torch.full((1, rows), 0.5, dtype=torch.float64))
+    choose(logits, 0, None)  # what is made once only
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as seen:
+        choose(logits, 0, None)
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda e: e.start_ns())
+    most = max(itertools.accumulate(e.nbytes() for e in events))
+    ways = {"trained": 1, "frozen": 0, "micro_tokens": 1, "length": 1, "bf16": bf16}
+    more, fewer = (
+        memory_of(Size(1, 4, 64), rows=rows, vocab_size=size, **ways).sampling
+        - memory_of(Size(1, 4, 64), rows=0, vocab_size=size, **ways).sampling
+        for size in (2 * V, V)
+    )
+    copies = 2 * V * 64 if bf16 else 0  # of the embedding, in 16 bits
+    assert 1e9 * (more - fewer) - copies == pytest.approx(most + logits.nbytes, rel=0.01)
 
 
 def test_what_is_fixed_by_hand():

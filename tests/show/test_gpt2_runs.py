@@ -34,6 +34,9 @@ def test_a_run_in_words():
         "end     0.95 (from 0.40) after 40 updates in 61 s, 2.3 nats per response from the start",
         "memory  6.50 GB at most, 5.68 GB estimated",
     ]
+    unknown = run_of("GRPO", [0.4, 0.9, 0.955])
+    del unknown.measures["gigabytes"]["measured"]
+    assert describe_gpt2_run(unknown).splitlines()[-1] == "memory  5.68 GB estimated"
     assert "from its own weights" in describe_gpt2_run(run_of("PPO", [0.4, 0.5, 0.6], own=1.0))
 
 

@@ -3,6 +3,9 @@
 import importlib
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,6 +60,11 @@ def start(tiny):
     return SimpleNamespace(folder=folder, made=folder.stat().st_mtime_ns)
 
 
+def odd(self, problems, texts):
+    """A reward: 1 where the codes of a text's characters add up to an odd number."""
+    return [sum(map(ord, text)) % 2.0 for text in texts]
+
+
 def method_of(name: str):
     return importlib.import_module(f"rlbook.studies.gpt2_{name.lower()}")
 
@@ -83,7 +91,7 @@ def test_another_setting_means_another_start(start):
 @pytest.mark.parametrize("method", LOGGED)
 def test_a_method_learns_from_the_start(start, method, monkeypatch):
     # So small and so little trained, it is never right: a reward that it earns now and then.
-    monkeypatch.setattr(Arithmetic, "score", lambda self, _, texts: [len(t) % 2.0 for t in texts])
+    monkeypatch.setattr(Arithmetic, "score", odd)
     found = method_of(method).run(0)
     curves = {name: found[name][method] for name in ("accuracy", "update", "seconds")}
     assert curves["update"] == [0, 2, 3]
@@ -130,6 +138,76 @@ def test_pretraining_stops_when_its_time_is_over_or_it_knows_enough(start, tiny,
     for name, (change, steps) in ends.items():
         shared.make_start(settings | change, source, tmp_path / name)
         assert json.loads((tmp_path / name / "facts.json").read_text())["steps"] == steps
+
+
+def test_with_the_tokenizer_alone_it_starts_from_random_weights(start, monkeypatch):
+    def offline(*_, **__):
+        raise ValueError("no model 'gpt2': offline, and not in the cache")
+
+    asked, folder, read = [], shared.gpt2_source(), shared.GPT2Tokenizer.from_pretrained
+
+    def cached(source, *, local_files_only):
+        asked.append((source, local_files_only))
+        return read(folder, local_files_only=True)
+
+    monkeypatch.setattr(shared, "load_policy", offline)
+    monkeypatch.setattr(shared, "GPT2Tokenizer", SimpleNamespace(from_pretrained=cached))
+    settings = shared.chosen() | {"preset": "gpu"}
+    policy = shared._first_policy(settings, "gpt2")
+    assert policy.vocab_size == shared.TOKENS and policy.model.config.n_embd == 16
+    assert policy.model.name_or_path != "gpt2"  # the fact "own weights"
+    assert asked == [("gpt2", True)]  # nobody waits for a hub that does not answer
+
+
+@pytest.mark.slow  # two processes import torch
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
+def test_its_maker_ends_with_who_waits_for_it(tmp_path):
+    """A study that is stopped leaves no process behind that would train for hours."""
+    (tmp_path / "waits.py").write_text(
+        "import multiprocessing, os, pathlib, sys, time\n"
+        "from rlbook.studies import at_gpt2_size as shared\n"
+        "def makes(settings, source, folder):\n"
+        "    folder.write_text(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+        "shared.make_start = makes\n"  # in both processes: each imports this file
+        "if __name__ == '__main__':\n"
+        "    shared.gpt2_source = lambda: 'gpt2'\n"
+        "    shared.start_folder(shared.chosen())\n"
+    )
+    environment = os.environ | {
+        "RLBOOK_STATE": str(tmp_path), "RLBOOK_PRESET": "cpu", "PYTHONPATH": str(ROOT)
+    }  # fmt: skip
+    waiting = subprocess.Popen([sys.executable, tmp_path / "waits.py"], env=environment)
+    maker = None
+    try:
+        assert until(lambda: any(p.read_text() for p in tmp_path.glob("gpt2-start-*")), seconds=90)
+        maker = int(next(tmp_path.glob("gpt2-start-*")).read_text())
+        waiting.terminate()
+        waiting.wait()
+        assert until(lambda: not alive(maker), seconds=10)
+    finally:
+        waiting.kill()
+        waiting.wait()
+        if maker is not None and alive(maker):
+            os.kill(maker, 9)
+
+
+def until(holds, *, seconds: float) -> bool:
+    """Whether it holds before so many seconds are over."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked about does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_without_tokenizer_it_says_what_to_do(tiny, tmp_path):

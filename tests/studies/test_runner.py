@@ -59,6 +59,15 @@ def test_the_command_says_at_which_preset(log: Path, runs: Path, monkeypatch) ->
     assert run.provenance["command"] == "RLBOOK_PRESET=gpu rlbook study counted --seeds 1"
 
 
+def test_an_accelerator_counts_where_it_was_used(monkeypatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "a card")
+    for used in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+        assert runner._device(2).startswith("a card" if used else "CPU ")
+
+
 def test_a_run_is_recorded_with_its_provenance(log: Path, runs: Path) -> None:
     run = run_study(study(), folder=runs, workers=2)
     assert times_run(log) == {0: 1, 1: 1, 2: 1}  # SEEDS is 3
