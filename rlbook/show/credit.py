@@ -161,7 +161,7 @@ def plot_accuracy_over(
         accuracy: arm → [seeds, points].
         spent: axis label → arm → [seeds, points], of the same points.
     """
-    fig, axes = panels(len(spent), width=3.8, height=3.4)
+    fig, axes = panels(len(spent), width=3.4, height=3.4)
     for ax, (label, arms) in zip(axes, spent.items(), strict=True):
         for i, (arm, heights) in enumerate(accuracy.items()):
             found = mean_interval(np.asarray(heights, float))
@@ -172,7 +172,7 @@ def plot_accuracy_over(
         ax.set(xlabel=label, ylim=(None, 1.02))
         ax.grid(color="#dddddd", linewidth=0.8)
     axes[0].set_ylabel("held-out accuracy")
-    axes[-1].legend(fontsize=9, loc="lower right")
+    axes[-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return fig
 
 

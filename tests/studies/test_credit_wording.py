@@ -193,3 +193,15 @@ def test_lengths_are_the_same_arms_on_other_chains(small, monkeypatch):
     expected = study.learn("PPO", start, task, 301)
     assert found["accuracy"]["4 steps, PPO"] == expected["accuracy"]
     assert found["tokens"]["4 steps, PPO"] == expected["tokens"]
+
+
+def test_with_eight_responses_nine_rollouts_are_ahead_of_groups_of_two_at_every_length():
+    accuracy = recorded.load_run("credit-few", folder=RUNS).curves("accuracy")
+    whole = {arm: y.mean(axis=1) for arm, y in accuracy.items()}
+    for steps in (3, 8, 16):
+        for K in (3, 9):
+            arm = f"{steps} steps, VinePPO, K = {K}"
+            critic = paired_interval(whole[arm], whole[f"{steps} steps, PPO"])
+            group = paired_interval(whole[arm], whole[f"{steps} steps, GRPO"])
+            assert critic.low < 0 < critic.high
+            assert (group.low > 0) == (K == 9 or steps == 16)
