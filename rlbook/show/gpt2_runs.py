@@ -61,6 +61,6 @@ def _method(run: Run) -> str:
     return next(iter(run.measures["accuracy"]))
 
 
-def _first(run: Run, measure: str) -> dict[str, float]:
+def _first(run: Run, measure: str) -> dict[str, float | int]:
     """A measure of the first seed, arm → number."""
     return {name: values[0] for name, values in run.measures[measure].items()}

@@ -19,7 +19,8 @@ The measures of such a study, its one arm being the method: `accuracy` on held-o
 sample each at temperature 1, after `update` updates, `seconds` on the clock (tests not counted)
 and `tokens` generated; what the method logs, means since the point before; `kl` to the start at
 the end, in nats per response; `start`: what the imitator began with; `gigabytes`: the estimate of
-memory, and its measured peak; `facts`: the size, and the micro-batch.
+memory, and its measured peak (on a CPU: the growth of the process's); `facts`: the size, and the
+micro-batch.
 """
 
 import hashlib

@@ -27,7 +27,8 @@ time, tests not counted. `kl` is the distance to the start at the end, in nats p
 `noise` is measured before training, on the same responses for all (arms "setting, method"): the
 variance of the gradient of one group of two responses, E|g - E[g]|², with each method's
 advantages, in units of that of "reward less mean", which is what a value network gives at λ = 1
-that knows nothing of the text. `entropy` is that of the policy, in nats per response.
+that knows nothing of the text. (Chapter 20's exact noise is a standard deviation.) `entropy` is
+that of the policy, in nats per response.
 """
 
 import copy
