@@ -19,6 +19,7 @@ from rlbook.posttrain.memory import MODELS, memory_of
 from rlbook.studies import at_gpt2_size as shared
 from rlbook.studies.catalogue import StudyError, find_study
 
+pytestmark = pytest.mark.slow  # 50,257 logits for each token, however small the model
 ROOT = Path(__file__).resolve().parents[2]
 LOGGED = {
     "PPO": ["reward", "value_loss", "kl_ref", "tokens"],
@@ -128,7 +129,8 @@ def test_a_method_stops_when_its_time_is_over(start, tiny):
 
 
 def test_pretraining_stops_when_its_time_is_over_or_it_knows_enough(start, tiny, tmp_path):
-    settings = shared.chosen()
+    imitation = {"steps": 2, "batch_size": 8, "learning_rate": 1e-2, "warmup": 1}
+    settings = shared.chosen() | {"sft": imitation, "problems": 2}
     source = shared.gpt2_source()
     ends = {
         "time": ({"seconds": {"base": 0.0, "method": 1.0}}, 1),
